@@ -1,0 +1,48 @@
+# Every target sets itself up: the first one makes .venv and installs what constraints.txt pins.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+SUITE ?= tests
+
+.PHONY: test lint format bench asan golden clean
+
+test: $(READY)
+	$(BIN)/pytest $(SUITE)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.hpp csrc/*.cpp benchmarks/*.c
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp benchmarks/*.c
+
+# Runs all benchmarks, keeps the figures as dated JSON and makes the table of benchmarks/README.md from them.
+bench: $(READY)
+	$(BIN)/pytest benchmarks --benchmark-only
+	$(BIN)/python -m benchmarks.table
+
+# The native tests once more, with every access and every shift checked.
+asan: $(READY)
+	rm -rf build/asan
+	CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	    $(BIN)/pip install -q --no-deps --no-build-isolation --target build/asan .
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan PYTHONMALLOC=malloc \
+	    $(BIN)/pytest -p no:cacheprovider tests/test_native.py
+
+# Writes golden files that are missing; never touches one that exists.
+golden: $(READY)
+	$(BIN)/python tests/golden/make.py
+
+clean:
+	rm -rf .venv build dist *.egg-info vqlabel/*.so
+
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt setuptools pybind11
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,dev]"
+	touch $(READY)

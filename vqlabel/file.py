@@ -1,0 +1,219 @@
+"""LabelFile: rows of a label set, by index, from one checked file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vqlabel.errors import Corrupt, Unfinished, about
+from vqlabel.format import CODES
+from vqlabel.rows import load_rows
+from vqlabel.storage import (
+    PARTIAL,
+    chunk_is_sound,
+    fingerprint,
+    joined,
+    opened,
+    read_chunk_table,
+    read_sound_header,
+    read_tensor,
+    spelled,
+    tensor_is_sound,
+)
+
+if TYPE_CHECKING:
+    from vqlabel.writer import LabelWriter
+
+COPY_BYTES = 256 * 2**20  # rows up to here are copied by load="auto": every process pays for its copy
+LOADS = ("auto", "copy", "map")
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `LabelFile.verify` found damaged; nothing, if it is true."""
+
+    bad_rows: list[range] = field(default_factory=list)
+    bad_tensors: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return not self.bad_rows and not self.bad_tensors
+
+    def __str__(self) -> str:
+        parts = [spelled(self.bad_rows)] if self.bad_rows else []
+        parts += [f"tensor {name!r}" for name in self.bad_tensors]
+        return "damaged: " + ", ".join(parts) if parts else "every checksum matches"
+
+
+class LabelFile:
+    """A finished label file.
+
+    Opening reads and checks the header, no rows. The rows come on first use: copied into memory when they are few
+    (and checked on the way), mapped when they are many; `load` says "copy" or "map" to decide otherwise.
+    Pickling takes the path along, not the rows.
+
+    >>> import numpy as np, tempfile
+    >>> path = tempfile.mkdtemp() + "/labels.safetensors"
+    >>> codec = {"id": "vq", "G": 3, "nbits": 4}
+    >>> with LabelFile.create(path, rows=2, row_bytes=2, metadata={"codec": codec}) as writer:
+    ...     writer.write(0, np.array([[0x21, 0x03], [0x54, 0x06]], np.uint8))
+    >>> file = LabelFile(path)
+    >>> file
+    LabelFile('labels.safetensors', codec='vq', rows=2, row_bytes=2)
+    >>> file.codes([1, 0])
+    array([[4, 5, 6],
+           [1, 2, 3]], dtype=uint8)
+    """
+
+    def __init__(self, path: PathLike, *, load: str = "auto") -> None:
+        if load not in LOADS:
+            raise ValueError(f"load must be one of {', '.join(LOADS)}, got {load!r}")
+        self.path = os.path.abspath(os.fspath(path))
+        self._load = load
+        self._loaded: Any = None
+        self._loaded_by = 0
+        with about(self.path), opened(self.path) as fd:
+            self.header = read_sound_header(fd)
+            self._fingerprint = fingerprint(fd, self.header)
+            self._crcs = read_chunk_table(fd, self.header)
+            self._check_finished()
+
+    @staticmethod
+    def create(
+        path: PathLike,
+        *,
+        rows: int,
+        row_bytes: int,
+        tensors: Mapping[str, NDArray[Any]] | None = None,
+        metadata: Mapping[str, Any],
+    ) -> LabelWriter:
+        """Start a new file of `rows` packed rows; see LabelWriter.
+
+        metadata needs a `codec`: a dict with an `id`. The keys are those of FORMAT.md, your own begin with "x.".
+        """
+        from vqlabel.creation import create
+
+        return create(path, rows, row_bytes, tensors or {}, metadata)
+
+    @staticmethod
+    def resume(path: PathLike) -> LabelWriter:
+        """Go on writing a file that `create` started, here or in another process; `.missing()` says what is to do."""
+        from vqlabel.creation import resume
+
+        return resume(path)
+
+    def _check_finished(self) -> None:
+        unwritten = joined(self.header.chunk(int(i)) for i in np.flatnonzero(self._crcs == 0))
+        if unwritten:
+            raise Unfinished(f"{spelled(unwritten)} were never written; go on with LabelFile.resume")
+        if self.path.endswith(PARTIAL):
+            raise Unfinished("its writer was not closed; finish it with LabelFile.resume(...).close()")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Metadata by key, typed: numbers are int, JSON is parsed."""
+        return self.header.metadata
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Names that `tensor` takes: the codec's tensors, not the rows."""
+        return self.header.summed()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a packed row."""
+        return self.header.row_bytes
+
+    def __len__(self) -> int:
+        return self.header.rows
+
+    def __repr__(self) -> str:
+        name, codec = os.path.basename(self.path), self.metadata["codec"]["id"]
+        return f"LabelFile({name!r}, codec={codec!r}, rows={len(self)}, row_bytes={self.row_bytes})"
+
+    def gather(self, indices: ArrayLike, *, out: NDArray[Any] | None = None, threads: int = 1) -> NDArray[np.uint8]:
+        """Packed rows [B, row_bytes] of these indices [B], in their order; repeats are fine, negative ones are not."""
+        return self._gather(indices, nbits=8, count=self.row_bytes, out=out, threads=threads)
+
+    def codes(self, indices: ArrayLike, *, out: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
+        """Codes [B, G] of these rows: uint8 up to 8 bits, uint16 up to 16, uint32 above."""
+        codec = self.metadata["codec"]
+        if "G" not in codec or "nbits" not in codec:
+            raise ValueError(f"codec {codec['id']!r} does not store codes; gather() gives its packed rows")
+        return self._gather(indices, nbits=codec["nbits"], count=codec["G"], out=out, threads=threads)
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A tensor of the codec, checked, as an array of its own."""
+        if name not in self.tensor_names:
+            raise KeyError(f"no tensor {name!r}; there are {', '.join(self.tensor_names) or 'none'}")
+        with self._reopened() as fd:
+            if not tensor_is_sound(fd, self.header, name):
+                raise Corrupt(f"tensor {name!r} does not match its checksum; fetch the file again")
+            return read_tensor(fd, self.header.tensors[name])
+
+    def verify(self, progress: Callable[[int], object] | None = None) -> Verdict:
+        """Compare everything with its checksum. progress(bytes) is called after each part."""
+        bad_tensors, bad_chunks = [], []
+        with self._reopened() as fd:
+            for name in self.tensor_names:
+                if not tensor_is_sound(fd, self.header, name):
+                    bad_tensors.append(name)
+            for index, crc in enumerate(self._crcs.tolist()):
+                rows = self.header.chunk(index)
+                if not chunk_is_sound(fd, self.header, index, crc):
+                    bad_chunks.append(rows)
+                if progress is not None:
+                    progress(len(rows) * self.row_bytes)
+        return Verdict(joined(iter(bad_chunks)), bad_tensors)
+
+    def close(self) -> None:
+        """Let go of the rows; they are loaded again when next asked for."""
+        self._loaded = None
+
+    def __enter__(self) -> LabelFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self._load, self._fingerprint)
+
+    def _gather(self, indices: ArrayLike, **options: Any) -> NDArray[Any]:
+        positions = np.asarray(indices)
+        if positions.size == 0 and positions.ndim == 1:
+            positions = positions.astype(np.int64)
+        if positions.dtype.kind not in "iu" or positions.ndim != 1:
+            raise TypeError(f"indices must be whole numbers [B], got {positions.dtype} {list(positions.shape)}")
+        positions = np.ascontiguousarray(positions, np.int64)
+        return self._rows_here().gather_unpack(positions, **options)  # type: ignore[no-any-return]
+
+    def _rows_here(self) -> Any:
+        # A forked child maps the file anew, but keeps a copy: its pages are the parent's and stay shared.
+        copy = self._load == "copy" or (self._load == "auto" and self.header.tensors[CODES].nbytes <= COPY_BYTES)
+        if self._loaded is None or (not copy and self._loaded_by != os.getpid()):
+            with self._reopened() as fd:
+                self._loaded = load_rows(fd, self.header, self._crcs, copy=copy)
+            self._loaded_by = os.getpid()
+        return self._loaded
+
+    @contextmanager
+    def _reopened(self) -> Iterator[int]:
+        with about(self.path), opened(self.path) as fd:
+            if fingerprint(fd, read_sound_header(fd)) != self._fingerprint:
+                raise Corrupt("the file was replaced after it was opened; open it anew")
+            yield fd
+
+
+def _reopen(path: str, load: str, expected: int) -> LabelFile:
+    file = LabelFile(path, load=load)
+    if file._fingerprint != expected:
+        raise Corrupt(f"{path}: not the file that was pickled; open it anew")
+    return file
