@@ -213,7 +213,7 @@ def build_header(
     rows: int, row_bytes: int, tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
 ) -> Header:
     """Header of a new file. Metadata is already text; its `rows_per_chunk` sizes the chunk table."""
-    chunks = -(-rows // int(metadata["rows_per_chunk"]))
+    chunks = -(-rows // parse_metadata(metadata)["rows_per_chunk"])
     specs = {name: (array.dtype, array.shape) for name, array in tensors.items()}
     specs[CHUNK_CRCS] = (DTYPES["U32"], (chunks,))
     specs[CRCS] = (DTYPES["U32"], (1 + len(tensors),))

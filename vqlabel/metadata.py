@@ -87,7 +87,10 @@ def _parse_value(key: str, text: str) -> Any:
 def _check_values(metadata: Mapping[str, Any]) -> None:
     if metadata["rows_per_chunk"] < 1:
         raise Corrupt("rows_per_chunk is 0, but a chunk has at least one row")
-    unknown = [feature for feature in metadata.get("requires", []) if feature not in KNOWN_FEATURES]
+    required = metadata.get("requires", [])
+    if not all(isinstance(feature, str) for feature in required):
+        raise Corrupt("metadata 'requires' must be a JSON list of texts")
+    unknown = [feature for feature in required if feature not in KNOWN_FEATURES]
     if unknown:
         raise NewerVersion(f"the file requires {unknown[0]!r:.80}, which this vqlabel cannot do; upgrade vqlabel")
     codec = metadata["codec"]
