@@ -1,0 +1,155 @@
+"""The package: what a wheel and an sdist install, what an import loads, who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import vqlabel
+
+CHECK = """
+import importlib.util, pathlib, sys
+import vqlabel, vqlabel.kernels, vqlabel._native, vqlabel.cli
+import numpy as np
+folder = pathlib.Path(vqlabel.__file__).parent
+assert folder.is_relative_to(sys.prefix), folder
+assert (folder / "py.typed").exists() and (folder / "_native.pyi").exists()
+for name in ("kernels", "tests", "benchmarks", "csrc", "examples"):
+    assert importlib.util.find_spec(name) is None, name
+assert vqlabel._native.unpack(np.array([[33, 3]], np.uint8), 4, 3).tolist() == [[1, 2, 3]]
+print(vqlabel.__version__)
+"""
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(target), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (made,) = target.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return made
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources: a build leaves files behind."""
+    copy = tmp_path_factory.mktemp("tree") / "vqlabel"
+    kept = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.so", "results")
+    return Path(shutil.copytree(ROOT, copy, ignore=kept))
+
+
+@pytest.fixture(scope="module")
+def wheels(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A wheel made from the tree, and one made from the sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    archive = build("sdist", tree, folder / "sdist")
+    shutil.unpack_archive(archive, folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return {"wheel": build("wheel", tree, folder / "wheel"), "sdist": build("wheel", unpacked, folder / "from_sdist")}
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_installed_package_works_and_leaves_nothing_beside_it(
+    kind: str, wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    command = [*pip, "install", "-q", "--no-index", "--no-deps", str(wheels[kind])]
+    subprocess.run(command, check=True, capture_output=True)
+    (site,) = (tmp_path / "venv" / "lib").glob("*/site-packages")
+    tops = {path.name for path in site.iterdir()} - {"__pycache__"}
+    assert tops == {"vqlabel", f"vqlabel-{vqlabel.__version__}.dist-info"}
+    # What it depends on comes from here; a path in a .pth file brings no editable install along.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run = subprocess.run([python, "-c", CHECK], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == vqlabel.__version__
+
+
+def test_wheel_and_sdist_hold_the_same_package(wheels: dict[str, Path]) -> None:
+    assert wheels["wheel"].name == wheels["sdist"].name
+
+
+def fresh(code: str, cwd: Path) -> str:
+    """Output of a new interpreter somewhere else."""
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def test_editable_install_leaves_no_top_level_names(tmp_path: Path) -> None:
+    code = "import importlib.util as u, vqlabel.kernels; print([n for n in ('kernels', 'tests', 'csrc') if u.find_spec(n)])"
+    assert fresh(code, tmp_path) == "[]\n"
+
+
+def test_kernels_cannot_be_imported_by_the_wrong_name(tmp_path: Path) -> None:
+    code = "try:\n import kernels\nexcept ImportError as error:\n print(error)"
+    assert "installed as vqlabel.kernels" in fresh(code, ROOT)
+
+
+def test_import_is_cheap(tmp_path: Path) -> None:
+    code = "import vqlabel, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = ast.literal_eval(fresh(code, tmp_path))
+    assert "vqlabel" in loaded
+    assert not {"torch", "triton", "rich", "matplotlib", "argparse", "safetensors", "multiprocessing"} & set(loaded)
+
+
+def test_versions_agree() -> None:
+    assert importlib.metadata.version("vqlabel") == vqlabel.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## (\S+)", changelog, flags=re.M)
+    assert newest is not None
+    assert newest[1] == vqlabel.__version__
+
+
+def test_public_names_are_these() -> None:
+    errors = ["Corrupt", "FormatError", "NewerVersion", "NotALabelFile", "Truncated", "Unfinished"]
+    assert sorted(vqlabel.__all__) == sorted([*errors, "LabelFile", "__version__"])
+
+
+# Each module may import the ones above it, at the top of the file; a function may import later what it needs.
+LAYERS = [
+    ("_version", "errors", "_native"),
+    ("metadata",),
+    ("format",),
+    ("storage",),
+    ("rows",),
+    ("file",),
+    ("writer",),
+    ("creation",),
+    ("cli",),
+    ("__main__",),
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of ours that a file imports when it is itself imported."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "vqlabel":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vqlabel."):
+            names.add(node.module.split(".")[1])
+    return names
+
+
+def test_imports_point_one_way() -> None:
+    allowed: set[str] = set()
+    for layer in LAYERS:
+        for name in layer:
+            path = ROOT / "vqlabel" / f"{name}.py"
+            if path.exists():
+                assert imported(path) <= allowed, f"{name} imports {imported(path) - allowed}"
+        allowed |= set(layer)
+    modules = {path.stem for path in (ROOT / "vqlabel").glob("*.py")}
+    assert modules == allowed - {"_native"} | {"__init__", "reference"}
+    assert imported(ROOT / "vqlabel" / "reference.py") == set()
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert imported(path) == set()

@@ -1,0 +1,286 @@
+"""LabelWriter: any order, several processes, kill -9, a full disk; the file is whole or it is not there."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import random_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqlabel import LabelFile, Truncated, Unfinished
+from vqlabel.writer import LabelWriter
+
+RAW = {"codec": {"id": "raw"}}
+
+
+def begin(path: Path, rows: int = 100, row_bytes: int = 5, per_chunk: int = 8) -> LabelWriter:
+    return LabelFile.create(path, rows=rows, row_bytes=row_bytes, metadata={**RAW, "rows_per_chunk": per_chunk})
+
+
+def undisturbed(folder: Path, data: np.ndarray[Any, Any], per_chunk: int = 8) -> bytes:
+    """Bytes of the file that one writer makes in one go."""
+    path = folder / "undisturbed"
+    with begin(path, *data.shape, per_chunk) as writer:
+        writer.write(0, data)
+    return path.read_bytes()
+
+
+@given(cuts=st.lists(st.integers(0, 100), max_size=12), seed=st.integers(0, 1000), per_chunk=st.integers(1, 120))
+def test_any_order_gives_the_same_file(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], seed: int, per_chunk: int
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    data = random_rows(100, 5)
+    edges = sorted({0, 100, *cuts})
+    spans = list(zip(edges, edges[1:], strict=False))
+    with begin(folder / "file", per_chunk=per_chunk) as writer:
+        for index in np.random.default_rng(seed).permutation(len(spans)):
+            start, stop = spans[index]
+            writer.write(start, data[start:stop])
+    assert (folder / "file").read_bytes() == undisturbed(folder, data, per_chunk)
+    assert sorted(path.name for path in folder.iterdir()) == ["file", "undisturbed"]
+
+
+def test_missing_rows_are_told_in_whole_chunks(tmp_path: Path) -> None:
+    data = random_rows(100, 5)
+    writer = begin(tmp_path / "file")
+    assert writer.missing() == [range(100)]
+    writer.write(8, data[8:33])
+    assert writer.missing() == [range(8), range(32, 100)]
+    writer.write(96, data[96:])
+    assert writer.missing() == [range(8), range(32, 96)]
+    with pytest.raises(Unfinished, match="rows 0 to 7, 32 to 95 are not written; go on with LabelFile.resume"):
+        writer.close()
+    writer = LabelFile.resume(tmp_path / "file")
+    assert writer.missing() == [range(8), range(32, 96)]
+    writer.write(0, data[:8])
+    writer.write(32, data[32:96])
+    writer.close()
+    writer.close()  # once more is no harm
+    assert (tmp_path / "file").read_bytes() == undisturbed(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("start", "rows", "kind", "words"),
+    [
+        (0, np.zeros((2, 5)), TypeError, r"rows must be a uint8 array \[n, 5\], got float64"),
+        (0, [[1] * 5], TypeError, "got list"),
+        (0, np.zeros((2, 4), np.uint8), ValueError, r"rows must have shape \[n, 5\], got \[2, 4\]"),
+        (0, np.zeros(5, np.uint8), ValueError, r"got \[5\]"),
+        (99, np.zeros((2, 5), np.uint8), ValueError, "rows 99 to 100 do not fit a set of 100"),
+        (-1, np.zeros((2, 5), np.uint8), ValueError, "rows -1 to 0 do not fit"),
+        (20, np.zeros((2, 5), np.uint8), ValueError, "rows 20 to 21 hold rows that are already written"),
+        (31, np.zeros((9, 5), np.uint8), ValueError, "rows 31 to 31 hold rows that are already written"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path: Path, start: int, rows: Any, kind: type[Exception], words: str) -> None:
+    writer = begin(tmp_path / "file")
+    writer.write(16, np.zeros((16, 5), np.uint8))
+    with pytest.raises(kind, match=words):
+        writer.write(start, rows)
+    writer.detach()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "file", rows=0)
+    with pytest.raises(FileExistsError, match="partial exists: go on with LabelFile.resume, or delete it"):
+        begin(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"file appeared while .*partial was written; move one of them"):
+        writer.close()
+    assert (tmp_path / "file").read_bytes() == b"mine"
+    with pytest.raises(FileExistsError, match="exists; delete it or choose another name"):
+        begin(tmp_path / "file")
+    (tmp_path / "file").unlink()
+    LabelFile.resume(tmp_path / "file").close()
+    with pytest.raises(FileNotFoundError, match="file is finished"):
+        LabelFile.resume(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match="was never begun with LabelFile.create"):
+        LabelFile.resume(tmp_path / "other")
+
+
+def test_failed_block_leaves_a_partial_file(tmp_path: Path) -> None:
+    def fail() -> None:
+        with begin(tmp_path / "file") as writer:
+            writer.write(0, np.zeros((64, 5), np.uint8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not (tmp_path / "file").exists()
+    assert LabelFile.resume(tmp_path / "file").missing() == [range(64, 100)]
+
+
+def test_chunk_damaged_while_it_waited_is_missing_again(tmp_path: Path) -> None:
+    data = random_rows(100, 5)
+    writer = begin(tmp_path / "file")
+    writer.write(0, data)
+    writer.detach()
+    partial = tmp_path / "file.partial"
+    with partial.open("r+b") as file:
+        os.pwrite(file.fileno(), b"\xff" * 5, writer.header.tensors["codes"].offset + 5 * 50)
+    resumed = LabelFile.resume(tmp_path / "file")
+    assert resumed.missing() == [range(48, 56)]
+    resumed.write(48, data[48:56])
+    resumed.close()
+    assert (tmp_path / "file").read_bytes() == undisturbed(tmp_path, data)
+
+
+def test_writer_stopped_in_its_header_cannot_be_resumed(tmp_path: Path) -> None:
+    begin(tmp_path / "file").detach()
+    for size in (4095, 100, 5, 0):
+        os.truncate(tmp_path / "file.partial", size)
+        with pytest.raises(Truncated, match="stopped before the header was complete; delete it and begin again"):
+            LabelFile.resume(tmp_path / "file")
+
+
+SLOW_WRITER = """
+    import sys, time, numpy as np
+    from vqlabel import LabelFile
+    from conftest import random_rows
+    data = random_rows(4000, 5)
+    writer = LabelFile.create(sys.argv[1], rows=4000, row_bytes=5, metadata={"codec": {"id": "raw"}, "rows_per_chunk": 8})
+    print("begun", flush=True)
+    for start in np.random.default_rng(0).permutation(4000):
+        writer.write(int(start), data[start : start + 1])
+        if start % 10 == 0:
+            time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.2])
+def test_killed_writer_is_resumed_to_the_same_bytes(tmp_path: Path, after: float) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", textwrap.dedent(SLOW_WRITER), str(tmp_path / "file")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it finished before it was killed"
+    data = random_rows(4000, 5)
+    with LabelFile.resume(tmp_path / "file") as writer:
+        for missing in writer.missing():
+            writer.write(missing.start, data[missing.start : missing.stop])
+    assert (tmp_path / "file").read_bytes() == undisturbed(tmp_path, data)
+
+
+def test_full_disk_is_told_at_the_start_and_can_be_resumed(tmp_path: Path) -> None:
+    """The limit on file sizes stands for a full disk: the system refuses both at the same place."""
+    code = """
+        import resource, signal, sys
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        from vqlabel import LabelFile
+        try:
+            LabelFile.create(sys.argv[1], rows=100_000, row_bytes=5, metadata={"codec": {"id": "raw"}})
+        except OSError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "file")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "file.partial is kept: make room and go on with LabelFile.resume" in run.stdout
+    data = random_rows(100_000, 5)
+    with LabelFile.resume(tmp_path / "file") as writer:
+        assert writer.missing() == [range(100_000)]
+        writer.write(0, data)
+    np.testing.assert_array_equal(LabelFile(tmp_path / "file").gather([99_999]), data[[99_999]])
+
+
+def test_full_disk_in_mid_write_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_rows(100, 5)
+    writer = begin(tmp_path / "file")
+    writer.write(0, data[:48])
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match=r"No space left on device; .*partial is kept: make room and go on") as caught:
+            writer.write(48, data[48:])
+    assert caught.value.errno == errno.ENOSPC
+    writer.detach()
+    with LabelFile.resume(tmp_path / "file") as resumed:
+        assert resumed.missing() == [range(48, 100)]
+        resumed.write(48, data[48:])
+    assert (tmp_path / "file").read_bytes() == undisturbed(tmp_path, data)
+
+
+def test_room_is_claimed_before_the_first_row(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "file", rows=10**6)
+    status = os.stat(tmp_path / "file.partial")
+    assert status.st_size == writer.header.file_bytes
+    assert status.st_blocks * 512 >= 5 * 10**6
+    writer.detach()
+
+
+def write_part(writer: LabelWriter | str, parts: list[range]) -> None:
+    if isinstance(writer, str):
+        writer = LabelFile.resume(writer)
+    data = random_rows(4000, 5)
+    for rows in parts:
+        for start in range(rows.start, rows.stop, 3):
+            stop = min(start + 3, rows.stop)
+            writer.write(start, data[start:stop])
+    writer.detach()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("how", ["pickled", "resumed"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_two_processes_write_disjoint_halves(tmp_path: Path, method: str, how: str) -> None:
+    writer = begin(tmp_path / "file", rows=4000)
+    chunks = [range(start, min(start + 8, 4000)) for start in range(0, 4000, 8)]
+    context: Any = multiprocessing.get_context(method)
+    argument = writer if how == "pickled" else str(tmp_path / "file")
+    workers = [context.Process(target=write_part, args=(argument, chunks[half::2])) for half in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert writer.missing() == []
+    writer.close()
+    assert (tmp_path / "file").read_bytes() == undisturbed(tmp_path, random_rows(4000, 5))
+
+
+def test_pickled_writer_is_small_and_detached(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "file", rows=10**6)
+    writer.write(0, np.zeros((1000, 5), np.uint8))
+    pickled = pickle.dumps(writer)
+    assert len(pickled) < 10_000
+    pickle.loads(pickled).write(1000, np.zeros((8, 5), np.uint8))
+    with pytest.raises(ValueError, match="rows 1000 to 1007 hold rows that are already written"):
+        writer.write(1000, np.zeros((8, 5), np.uint8))
+    writer.detach()
+
+
+def test_large_files_need_little_memory(tmp_path: Path) -> None:
+    """A header first, rows as they come: 200 MB are written and checked in a process that may not hold them."""
+    code = """
+        import resource, sys, numpy as np
+        from vqlabel import LabelFile
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with LabelFile.create(sys.argv[1], rows=10**7, row_bytes=20, metadata={"codec": {"id": "raw"}}) as writer:
+            for start in range(0, 10**7, 10**5):
+                writer.write(start, np.full((10**5, 20), start % 251, np.uint8))
+        assert LabelFile(sys.argv[1]).verify()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "file")]
+    kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert kilobytes < 40_000
