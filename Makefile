@@ -22,7 +22,7 @@ format: $(READY)
 
 # Runs all benchmarks, keeps the figures as dated JSON and makes the table of benchmarks/README.md from them.
 bench: $(READY)
-	$(BIN)/pytest benchmarks --benchmark-only
+	$(BIN)/pytest benchmarks --benchmark-only --record
 	$(BIN)/python -m benchmarks.table
 
 # The native tests once more, with every access and every shift checked.

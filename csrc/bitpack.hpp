@@ -41,17 +41,13 @@ class Unpacker {
    private:
     size_t bulk(const uint8_t* src, const uint8_t* end, Code* dst, size_t count) const {
 #if VQ_X86
-        if constexpr (sizeof(Code) == 4) {
-            return unpack_bulk_avx2(plan_.nbits, src, end, dst, count);
-        } else {
-            const size_t head = codes_to_alignment(dst);
-            if (!stream_ || head > count) return unpack_bulk_avx2<false>(plan_, src, end, dst, count);
-            unpack_run_128(plan_, src, end, dst, head);
-            src += head / 8 * static_cast<size_t>(plan_.nbits);
-            const size_t done = unpack_bulk_avx2<true>(plan_, src, end, dst + head, count - head);
-            _mm_sfence();
-            return head + done;
-        }
+        const size_t head = codes_to_alignment(dst);
+        if (!stream_ || head > count) return unpack_bulk_avx2<false>(plan_, src, end, dst, count);
+        rest(src, end, dst, head);
+        src += head / 8 * static_cast<size_t>(plan_.nbits);
+        const size_t done = unpack_bulk_avx2<true>(plan_, src, end, dst + head, count - head);
+        _mm_sfence();
+        return head + done;
 #else
         (void)src, (void)end, (void)dst, (void)count;
         return 0;
@@ -74,7 +70,7 @@ class Unpacker {
     }
 
     Simd simd_;
-    UnpackPlan plan_;
+    UnpackPlan<Code> plan_;
     bool stream_;
 };
 
@@ -89,9 +85,7 @@ void for_row_ranges(size_t rows, size_t threads, const Work& work) {
         const size_t end = rows / threads * t;
         try {
             others.emplace_back(work, begin, end);
-        } catch (const std::system_error&) {
-            break;
-        }
+        } catch (const std::system_error&) { break; }
         begin = end;
     }
     work(begin, rows);

@@ -14,8 +14,30 @@ constexpr size_t kPackPrefetchBytes = 2048;
 
 constexpr uint8_t kZeroByte = 0x80;  // a shuffle index that gives zero
 
-// Code j of a group starts s bits into byte k (8k + s = j * nbits) and reaches into byte k + 2 at most.
-struct UnpackPlan {
+// How one group is unpacked. Code j starts s bits into byte k: 8 k + s = j * nbits.
+template <class Code>
+struct UnpackPlan;
+
+// 1 to 8 bits: a code lies in bytes k and k + 1. A multiplication moves it to the top of its lane, a shift back down.
+template <>
+struct UnpackPlan<uint8_t> {
+    int nbits;
+    uint8_t pair[16];        // lane j = bytes k and k + 1
+    uint16_t multiplier[8];  // 2^(16 - nbits - s)
+
+    explicit UnpackPlan(int bits) : nbits(bits) {
+        for (int j = 0; j < 8; ++j) {
+            const int k = j * bits / 8, s = j * bits % 8;
+            pair[2 * j] = static_cast<uint8_t>(k);
+            pair[2 * j + 1] = static_cast<uint8_t>(k + 1);
+            multiplier[j] = static_cast<uint16_t>(1 << (16 - bits - s));
+        }
+    }
+};
+
+// 9 to 16 bits: a code may reach into byte k + 2, one more than a lane holds; so byte k and the rest come separately.
+template <>
+struct UnpackPlan<uint16_t> {
     int nbits;
     uint8_t first[16];       // lane j = byte k, in the upper half of the lane
     uint8_t rest[16];        // lane j = bytes k + 1 and k + 2
@@ -31,6 +53,23 @@ struct UnpackPlan {
             rest[2 * j + 1] = static_cast<uint8_t>(k + 2 < 16 ? k + 2 : kZeroByte);
             multiplier[j] = static_cast<uint16_t>(1 << (8 - s));
             mask[j] = static_cast<uint16_t>((1 << bits) - 1);
+        }
+    }
+};
+
+// 17 to 24 bits: four codes to a register, the second four from byte `half` on; code and s together fit 32 bits.
+template <>
+struct UnpackPlan<uint32_t> {
+    int nbits;
+    int half;
+    uint8_t word[32];   // lane j = bytes k to k + 3
+    uint32_t shift[8];  // s
+
+    explicit UnpackPlan(int bits) : nbits(bits), half(4 * bits / 8) {
+        for (int j = 0; j < 8; ++j) {
+            const int bit = j * bits - (j < 4 ? 0 : 8 * half);
+            for (int i = 0; i < 4; ++i) word[4 * j + i] = static_cast<uint8_t>(bit / 8 + i);
+            shift[j] = static_cast<uint32_t>(bit % 8);
         }
     }
 };
@@ -52,10 +91,25 @@ struct PackPlan {
 
 // At most 16 bytes from a buffer on the stack, without a call for so few.
 inline void copy_short(uint8_t* dst, const uint8_t* src, size_t bytes) {
-    if (bytes & 16) { std::memcpy(dst, src, 16); return; }
-    if (bytes & 8) { std::memcpy(dst, src, 8); dst += 8; src += 8; }
-    if (bytes & 4) { std::memcpy(dst, src, 4); dst += 4; src += 4; }
-    if (bytes & 2) { std::memcpy(dst, src, 2); dst += 2; src += 2; }
+    if (bytes & 16) {
+        std::memcpy(dst, src, 16);
+        return;
+    }
+    if (bytes & 8) {
+        std::memcpy(dst, src, 8);
+        dst += 8;
+        src += 8;
+    }
+    if (bytes & 4) {
+        std::memcpy(dst, src, 4);
+        dst += 4;
+        src += 4;
+    }
+    if (bytes & 2) {
+        std::memcpy(dst, src, 2);
+        dst += 2;
+        src += 2;
+    }
     if (bytes & 1) *dst = *src;
 }
 
@@ -66,12 +120,22 @@ VQ_TARGET_128 inline void store_codes(uint8_t* dst, Lanes v) { store8(dst, narro
 VQ_TARGET_128 inline Lanes load_codes(const uint16_t* src) { return load16(src); }
 VQ_TARGET_128 inline Lanes load_codes(const uint8_t* src) { return widen(load8(src)); }
 
+// Eight codes from the first nbits bytes of v.
+VQ_TARGET_128 inline Lanes unpack_group(const UnpackPlan<uint8_t>& plan, Lanes v) {
+    return shift_right16(multiply_low(shuffle(v, load16(plan.pair)), load16(plan.multiplier)), 16 - plan.nbits);
+}
+
+VQ_TARGET_128 inline Lanes unpack_group(const UnpackPlan<uint16_t>& plan, Lanes v) {
+    const Lanes multiplier = load16(plan.multiplier);
+    const Lanes first = multiply_high(shuffle(v, load16(plan.first)), multiplier);
+    const Lanes rest = multiply_low(shuffle(v, load16(plan.rest)), multiplier);
+    return bit_and(bit_or(first, rest), load16(plan.mask));
+}
+
 // Same contract as unpack_run_scalar.
 template <class Code>
-VQ_TARGET_128 void unpack_run_128(const UnpackPlan& plan, const uint8_t* src, const uint8_t* end, Code* dst,
+VQ_TARGET_128 void unpack_run_128(const UnpackPlan<Code>& plan, const uint8_t* src, const uint8_t* end, Code* dst,
                                   size_t count) {
-    const Lanes first = load16(plan.first), rest = load16(plan.rest);
-    const Lanes multiplier = load16(plan.multiplier), mask = load16(plan.mask);
     while (count > 0) {
         Lanes v;
         if (end - src >= 16) {
@@ -81,8 +145,7 @@ VQ_TARGET_128 void unpack_run_128(const UnpackPlan& plan, const uint8_t* src, co
             std::memcpy(padded, src, static_cast<size_t>(end - src));
             v = load16(padded);
         }
-        v = bit_or(multiply_high(shuffle(v, first), multiplier), multiply_low(shuffle(v, rest), multiplier));
-        v = bit_and(v, mask);
+        v = unpack_group(plan, v);
         if (count < 8) {
             Code group[8];
             store_codes(group, v);
@@ -112,8 +175,7 @@ VQ_TARGET_128 inline Lanes pack_group(const PackPlan& plan, Lanes v) {
 
 // Same contract as pack_run_scalar. May write, and write again, anything in [dst, end) while it runs.
 template <class Code>
-VQ_TARGET_128 uint32_t pack_run_128(const PackPlan& plan, const Code* codes, size_t count, uint8_t* dst,
-                                    uint8_t* end) {
+VQ_TARGET_128 uint32_t pack_run_128(const PackPlan& plan, const Code* codes, size_t count, uint8_t* dst, uint8_t* end) {
     Lanes seen = zero();
     while (count >= 8 && end - dst >= 16) {
         prefetch(codes, kPackPrefetchBytes);

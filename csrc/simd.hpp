@@ -102,6 +102,7 @@ VQ_TARGET_128 inline Lanes multiply_low(Lanes a, Lanes b) { return _mm_mullo_epi
 VQ_TARGET_128 inline Lanes multiply_high(Lanes a, Lanes b) { return _mm_mulhi_epu16(a, b); }
 VQ_TARGET_128 inline Lanes narrow(Lanes v) { return _mm_packus_epi16(v, v); }
 VQ_TARGET_128 inline Lanes widen(Lanes v) { return _mm_unpacklo_epi8(v, _mm_setzero_si128()); }
+VQ_TARGET_128 inline Lanes shift_right16(Lanes v, int n) { return _mm_srl_epi16(v, _mm_cvtsi32_si128(n)); }
 VQ_TARGET_128 inline Lanes shift_right32(Lanes v, int n) { return _mm_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 VQ_TARGET_128 inline Lanes shift_right64(Lanes v, int n) { return _mm_srl_epi64(v, _mm_cvtsi32_si128(n)); }
 VQ_TARGET_128 inline Lanes shift_left64(Lanes v, int n) { return _mm_sll_epi64(v, _mm_cvtsi32_si128(n)); }
@@ -128,10 +129,9 @@ inline Lanes multiply_high(Lanes a, Lanes b) {
     const uint32x4_t low = vmull_u16(vget_low_u16(a), vget_low_u16(b));
     return vshrn_high_n_u32(vshrn_n_u32(low, 16), vmull_high_u16(a, b), 16);
 }
-inline Lanes narrow(Lanes v) {
-    return vreinterpretq_u16_u8(vcombine_u8(vqmovn_u16(v), vqmovn_u16(v)));
-}
+inline Lanes narrow(Lanes v) { return vreinterpretq_u16_u8(vcombine_u8(vqmovn_u16(v), vqmovn_u16(v))); }
 inline Lanes widen(Lanes v) { return vmovl_u8(vget_low_u8(vreinterpretq_u8_u16(v))); }
+inline Lanes shift_right16(Lanes v, int n) { return vshlq_u16(v, vdupq_n_s16(static_cast<int16_t>(-n))); }
 inline Lanes shift_right32(Lanes v, int n) {
     return vreinterpretq_u16_u32(vshlq_u32(vreinterpretq_u32_u16(v), vdupq_n_s32(-n)));
 }

@@ -69,7 +69,7 @@ def random_rows(rows: int, row_bytes: int, seed: int = 0) -> np.ndarray[Any, Any
 
 @pytest.fixture
 def make_file(tmp_path: Path) -> Callable[..., tuple[Path, np.ndarray[Any, Any]]]:
-    """make_file(rows, row_bytes, **metadata) writes a file of random rows; returns its path and the rows."""
+    """Get make(rows, row_bytes, **metadata), which writes a file of random rows and returns its path and the rows."""
 
     def make(rows: int, row_bytes: int, **metadata: Any) -> tuple[Path, np.ndarray[Any, Any]]:
         path = tmp_path / f"{rows}x{row_bytes}.safetensors"

@@ -23,7 +23,7 @@ GOOD = str(GOLDEN / "v1_vq_g3x11.safetensors")
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """run(*arguments) gives exit status, output and error output."""
+    """Call the command line; get its exit status, output and error output."""
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -38,7 +38,16 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def test_inspect_says_what_the_file_holds(run: Run) -> None:
     status, out, err = run("inspect", GOOD)
     assert (status, err) == (0, "")
-    for words in ("v1_vq_g3x11.safetensors", "100 x 5", "books", "float16", "4,596", "résumé-18", '{"seed": 7}', "45.960"):
+    for words in (
+        "v1_vq_g3x11.safetensors",
+        "100 x 5",
+        "books",
+        "float16",
+        "4,596",
+        "résumé-18",
+        '{"seed": 7}',
+        "45.960",
+    ):
         assert words in out, words
 
 

@@ -25,7 +25,14 @@ LOADS = ["copy", "map"]
 def test_gather_gives_the_rows_asked_for(make_file: Made, load: str, row_bytes: int) -> None:
     path, data = make_file(500, row_bytes)
     file = LabelFile(path, load=load)
-    for indices in ([], [0], [499, 0, 0, 7], np.arange(500), np.uint8([255]), np.random.default_rng(0).permutation(500)):
+    for indices in (
+        [],
+        [0],
+        [499, 0, 0, 7],
+        np.arange(500),
+        np.uint8([255]),
+        np.random.default_rng(0).permutation(500),
+    ):
         np.testing.assert_array_equal(file.gather(indices), data[np.asarray(indices, int)], strict=True)
     out = np.empty((2, row_bytes), np.uint8)
     assert file.gather([3, 4], out=out, threads=2) is out
@@ -92,12 +99,25 @@ def test_wrong_indices_are_named(make_file: Made, row_bytes: int) -> None:
 
 def test_what_the_codec_does_not_store_is_named(make_file: Made) -> None:
     file = LabelFile(make_file(10, 2)[0])
-    with pytest.raises(ValueError, match=r"codec 'raw' does not store codes; gather\(\) gives its packed rows"):
+    with pytest.raises(ValueError, match="codec 'raw' does not store codes, but packed rows"):
         file.codes([0])
     with pytest.raises(KeyError, match="no tensor 'book'; there are books"):
         file.tensor("book")
     with pytest.raises(KeyError, match="no tensor 'codes'"):
         file.tensor("codes")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="needs /proc")
+def test_opening_reads_the_header_only(tmp_path: Path) -> None:
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+    path = tmp_path / "labels"
+    with LabelFile.create(path, rows=2**22, row_bytes=16, metadata={"codec": {"id": "raw"}}) as writer:
+        writer.write(0, np.zeros((2**22, 16), np.uint8))
+    before = bytes_read()
+    LabelFile(path)
+    assert bytes_read() - before < 100_000
 
 
 def flip(path: Path, offset: int) -> None:
@@ -163,8 +183,8 @@ def test_pickle_takes_the_path_along_and_nothing_else(make_file: Made, load: str
 def test_close_and_go_on(make_file: Made) -> None:
     path, data = make_file(10, 4)
     with LabelFile(path) as file:
-        first = file.gather([5])
-    np.testing.assert_array_equal(file.gather([5]), first)
+        np.testing.assert_array_equal(file.gather([5]), data[[5]])
+    np.testing.assert_array_equal(file.gather([5]), data[[5]])
     assert repr(file) == "LabelFile('10x4.safetensors', codec='raw', rows=10, row_bytes=4)"
     assert len(file) == 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -45,7 +46,7 @@ def test_any_order_gives_the_same_file(
     folder = tmp_path_factory.mktemp("order")
     data = random_rows(100, 5)
     edges = sorted({0, 100, *cuts})
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(itertools.pairwise(edges))
     with begin(folder / "file", per_chunk=per_chunk) as writer:
         for index in np.random.default_rng(seed).permutation(len(spans)):
             start, stop = spans[index]
@@ -91,6 +92,25 @@ def test_wrong_rows_are_named(tmp_path: Path, start: int, rows: Any, kind: type[
     writer.write(16, np.zeros((16, 5), np.uint8))
     with pytest.raises(kind, match=words):
         writer.write(start, rows)
+    writer.detach()
+
+
+def test_codes_are_packed_as_the_codec_says(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 2**11, (50, 3)).astype(np.uint16)
+    settings = {"codec": {"id": "vq", "G": 3, "nbits": 11}}
+    with LabelFile.create(tmp_path / "file", rows=50, row_bytes=5, metadata=settings) as writer:
+        with pytest.raises(ValueError, match=r"codes must have shape \[n, 3\], got \[50, 2\]"):
+            writer.write_codes(0, codes[:, :2])
+        with pytest.raises(TypeError, match="codes must be uint16, got int64"):
+            writer.write_codes(0, codes.astype(np.int64))
+        with pytest.raises(ValueError, match=r"codes\[0, 0\] is 2048, but 11 bits hold at most 2047"):
+            writer.write_codes(0, np.full((50, 3), 2048, np.uint16))
+        writer.write_codes(20, codes[20:])
+        writer.write_codes(0, codes[:20])
+    np.testing.assert_array_equal(LabelFile(tmp_path / "file").codes(np.arange(50)), codes, strict=True)
+    writer = begin(tmp_path / "other")
+    with pytest.raises(ValueError, match="codec 'raw' does not store codes"):
+        writer.write_codes(0, codes)
     writer.detach()
 
 
@@ -152,7 +172,8 @@ SLOW_WRITER = """
     from vqlabel import LabelFile
     from conftest import random_rows
     data = random_rows(4000, 5)
-    writer = LabelFile.create(sys.argv[1], rows=4000, row_bytes=5, metadata={"codec": {"id": "raw"}, "rows_per_chunk": 8})
+    metadata = {"codec": {"id": "raw"}, "rows_per_chunk": 8}
+    writer = LabelFile.create(sys.argv[1], rows=4000, row_bytes=5, metadata=metadata)
     print("begun", flush=True)
     for start in np.random.default_rng(0).permutation(4000):
         writer.write(int(start), data[start : start + 1])

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vqlabel.errors import Corrupt, Unfinished, about
 from vqlabel.format import CODES
+from vqlabel.metadata import codes_of
 from vqlabel.rows import load_rows
 from vqlabel.storage import (
     PARTIAL,
@@ -63,7 +64,7 @@ class LabelFile:
     >>> path = tempfile.mkdtemp() + "/labels.safetensors"
     >>> codec = {"id": "vq", "G": 3, "nbits": 4}
     >>> with LabelFile.create(path, rows=2, row_bytes=2, metadata={"codec": codec}) as writer:
-    ...     writer.write(0, np.array([[0x21, 0x03], [0x54, 0x06]], np.uint8))
+    ...     writer.write_codes(0, np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
     >>> file = LabelFile(path)
     >>> file
     LabelFile('labels.safetensors', codec='vq', rows=2, row_bytes=2)
@@ -84,6 +85,8 @@ class LabelFile:
             self._fingerprint = fingerprint(fd, self.header)
             self._crcs = read_chunk_table(fd, self.header)
             self._check_finished()
+        small = self.header.tensors[CODES].nbytes <= COPY_BYTES
+        self._copies = load == "copy" or (load == "auto" and small)
 
     @staticmethod
     def create(
@@ -144,10 +147,8 @@ class LabelFile:
 
     def codes(self, indices: ArrayLike, *, out: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
         """Codes [B, G] of these rows: uint8 up to 8 bits, uint16 up to 16, uint32 above."""
-        codec = self.metadata["codec"]
-        if "G" not in codec or "nbits" not in codec:
-            raise ValueError(f"codec {codec['id']!r} does not store codes; gather() gives its packed rows")
-        return self._gather(indices, nbits=codec["nbits"], count=codec["G"], out=out, threads=threads)
+        G, nbits = codes_of(self.metadata["codec"])
+        return self._gather(indices, nbits=nbits, count=G, out=out, threads=threads)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor of the codec, checked, as an array of its own."""
@@ -188,19 +189,16 @@ class LabelFile:
 
     def _gather(self, indices: ArrayLike, **options: Any) -> NDArray[Any]:
         positions = np.asarray(indices)
-        if positions.size == 0 and positions.ndim == 1:
-            positions = positions.astype(np.int64)
-        if positions.dtype.kind not in "iu" or positions.ndim != 1:
+        if positions.ndim != 1 or (positions.dtype.kind not in "iu" and positions.size > 0):
             raise TypeError(f"indices must be whole numbers [B], got {positions.dtype} {list(positions.shape)}")
         positions = np.ascontiguousarray(positions, np.int64)
         return self._rows_here().gather_unpack(positions, **options)  # type: ignore[no-any-return]
 
     def _rows_here(self) -> Any:
         # A forked child maps the file anew, but keeps a copy: its pages are the parent's and stay shared.
-        copy = self._load == "copy" or (self._load == "auto" and self.header.tensors[CODES].nbytes <= COPY_BYTES)
-        if self._loaded is None or (not copy and self._loaded_by != os.getpid()):
+        if self._loaded is None or (not self._copies and self._loaded_by != os.getpid()):
             with self._reopened() as fd:
-                self._loaded = load_rows(fd, self.header, self._crcs, copy=copy)
+                self._loaded = load_rows(fd, self.header, self._crcs, copy=self._copies)
             self._loaded_by = os.getpid()
         return self._loaded
 

@@ -102,6 +102,13 @@ def _check_values(metadata: Mapping[str, Any]) -> None:
             raise Corrupt(f"codec {key} is {value!r:.40}, not {least} to {most}")
 
 
+def codes_of(codec: Mapping[str, Any]) -> tuple[int, int]:
+    """G and nbits of a codec; ValueError if its rows are not codes."""
+    if "G" not in codec or "nbits" not in codec:
+        raise ValueError(f"codec {codec['id']!r} does not store codes, but packed rows of its own")
+    return codec["G"], codec["nbits"]
+
+
 def format_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Text of each value, in the order of the table; ValueError for a key or a value that has no place in it."""
     for key in metadata:

@@ -30,7 +30,8 @@ def unpack(packed: NDArray[np.uint8], nbits: int, count: int) -> NDArray[Any]:
     array([[1, 2, 3]], dtype=uint8)
     """
     bits = np.unpackbits(packed, axis=1, count=count * nbits, bitorder="little").reshape(len(packed), count, nbits)
-    return (bits.astype(np.uint32) << np.arange(nbits, dtype=np.uint32)).sum(2).astype(code_dtype(nbits))
+    codes: NDArray[Any] = (bits.astype(np.uint32) << np.arange(nbits, dtype=np.uint32)).sum(2)
+    return codes.astype(code_dtype(nbits))
 
 
 def gather_unpack(buffer: Any, row_bytes: int, indices: NDArray[np.int64], nbits: int, count: int) -> NDArray[Any]:

@@ -22,7 +22,7 @@ class CopiedRows:
 
     def __init__(self, fd: int, header: Header, crcs: Array) -> None:
         codes, self._row_bytes = header.tensors[CODES], header.row_bytes
-        memory = mmap.mmap(-1, max(codes.nbytes, 1))
+        memory = mmap.mmap(-1, max(codes.nbytes, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
         self._buffer = memoryview(memory)[: codes.nbytes]

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqlabel import _native
 from vqlabel.errors import Unfinished
 from vqlabel.format import CHUNK_CRCS, CODES, Header
+from vqlabel.metadata import codes_of
 from vqlabel.storage import PARTIAL, joined, read_chunk_table, region_checksum, spelled
 
 
@@ -47,6 +49,13 @@ class LabelWriter:
             chunk = self.header.chunk(index)
             first, stop = max(start, chunk.start), min(start + len(rows), chunk.stop)
             self._write_in_chunk(index, range(first, stop), rows[first - start : stop - start])
+
+    def write_codes(self, start: int, codes: NDArray[Any]) -> None:
+        """Codes [n, G] of rows start, start + 1, ...: uint8 up to 8 bits, uint16 up to 16, uint32 above."""
+        G, nbits = codes_of(self.header.metadata["codec"])
+        if isinstance(codes, np.ndarray) and codes.ndim == 2 and codes.shape[1] != G:
+            raise ValueError(f"codes must have shape [n, {G}], got {list(codes.shape)}")
+        self.write(start, _native.pack(codes, nbits))
 
     def _write_in_chunk(self, index: int, span: range, rows: NDArray[np.uint8]) -> None:
         chunk = self.header.chunk(index)

@@ -1,0 +1,1 @@
+"""Benchmarks: rivals beside us, correctness before timing, ratios within one run."""
