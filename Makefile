@@ -13,12 +13,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.hpp csrc/*.cpp benchmarks/*.c
+	$(BIN)/clang-format --dry-run --Werror csrc/*.hpp csrc/*.cpp tests/*.cpp benchmarks/*.c
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp benchmarks/*.c
+	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp tests/*.cpp benchmarks/*.c
 
 # Runs all benchmarks, keeps the figures as dated JSON and makes the table of benchmarks/README.md from them.
 bench: $(READY)

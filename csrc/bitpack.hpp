@@ -74,6 +74,42 @@ class Unpacker {
     bool stream_;
 };
 
+// Packs runs of one width on one path. Returns the codes or-ed together; may write anything in [dst, end).
+template <class Code>
+class Packer {
+   public:
+    explicit Packer(int nbits) : simd_(simd_in_use()), plan_(nbits) {}
+
+    uint32_t operator()(const Code* codes, size_t count, uint8_t* dst, uint8_t* end) const {
+        uint32_t seen = 0;
+#if VQ_X86
+        if constexpr (sizeof(Code) < 4) {
+            if (simd_ == Simd::avx2) {
+                const size_t done = pack_bulk_avx2(plan_, codes, count, dst, end, &seen);
+                codes += done;
+                count -= done;
+                dst += done / 8 * static_cast<size_t>(plan_.nbits);
+            }
+        }
+#endif
+        return seen | rest(codes, count, dst, end);
+    }
+
+   private:
+    uint32_t rest(const Code* codes, size_t count, uint8_t* dst, uint8_t* end) const {
+#if VQ_X86 || VQ_NEON
+        if constexpr (sizeof(Code) < 4) {
+            if (simd_ != Simd::scalar) return pack_run_128(plan_, codes, count, dst, end);
+        }
+#endif
+        (void)end;
+        return pack_run_scalar(codes, count, dst, plan_.nbits);
+    }
+
+    Simd simd_;
+    PackPlan plan_;
+};
+
 // Splits [0, rows) over threads; work(begin, end) runs on each part. Where no thread is to be had, the caller does it.
 template <class Work>
 void for_row_ranges(size_t rows, size_t threads, const Work& work) {
@@ -135,27 +171,9 @@ template <class Code>
 uint32_t pack(const Code* codes, size_t rows, int nbits, size_t count, uint8_t* packed, size_t threads) {
     const size_t row_bytes = packed_bytes(count, nbits);
     const bool gapless = row_bytes * 8 == count * static_cast<size_t>(nbits);
-    const Simd simd = simd_in_use();
-    const PackPlan plan(nbits);
+    const Packer<Code> pack_run(nbits);
     std::atomic<uint32_t> seen{0};
-    const auto pack_run = [=, &plan](const Code* run, size_t length, uint8_t* dst, uint8_t* end) {
-        uint32_t bits = 0;
-#if VQ_X86 || VQ_NEON
-        if constexpr (sizeof(Code) < 4) {
-#if VQ_X86
-            if (simd == Simd::avx2) {
-                const size_t done = pack_bulk_avx2(plan, run, length, dst, end, &bits);
-                run += done;
-                length -= done;
-                dst += done / 8 * static_cast<size_t>(nbits);
-            }
-#endif
-            if (simd != Simd::scalar) return bits | pack_run_128(plan, run, length, dst, end);
-        }
-#endif
-        return bits | pack_run_scalar(run, length, dst, nbits);
-    };
-    for_row_ranges(rows, threads, [=, &seen](size_t begin, size_t end) {
+    for_row_ranges(rows, threads, [=, &pack_run, &seen](size_t begin, size_t end) {
         uint8_t* part_end = packed + end * row_bytes;  // beyond it another thread writes
         uint32_t bits = 0;
         const size_t step = gapless ? end - begin : 1;
