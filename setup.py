@@ -10,10 +10,11 @@ windows = sys.platform == "win32"
 
 native = Pybind11Extension(
     "vqlabel._native",
-    ["csrc/bindings.cpp"],
+    sorted(glob("csrc/*.cpp")),
     depends=glob("csrc/*.hpp"),
     cxx_std=17,
-    extra_compile_args=["/O2"] if windows else ["-O3", "-pthread"],
+    # replayed floats must be the same bits everywhere, so no fused multiply-add
+    extra_compile_args=["/O2", "/fp:precise"] if windows else ["-O3", "-pthread", "-ffp-contract=off"],
     extra_link_args=[] if windows else ["-pthread"],
 )
 

@@ -38,3 +38,86 @@ def gather_unpack(buffer: Any, row_bytes: int, indices: NDArray[np.int64], nbits
     """Codes [B, count] of the rows of these indices in a buffer of packed rows."""
     rows = np.frombuffer(buffer, np.uint8).reshape(-1, row_bytes)
     return unpack(rows[indices, : (count * nbits + 7) // 8], nbits, count)
+
+
+def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
+    """Philox4x32-10: four draws [B, 4] for each counter [B, 4]."""
+    c = [counters[:, i].astype(np.uint64) for i in range(4)]
+    low, high, mask = key & 0xFFFFFFFF, key >> 32, np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [
+            b >> np.uint64(32) ^ c[1] ^ np.uint64(low),
+            b & mask,
+            a >> np.uint64(32) ^ c[3] ^ np.uint64(high),
+            a & mask,
+        ]
+        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack(c, axis=1).astype(np.uint32)
+
+
+def _unit(draws: NDArray[np.uint32]) -> NDArray[np.float64]:
+    return draws * (1 / 2**32)
+
+
+def _below(draws: NDArray[np.uint32], n: Any) -> NDArray[np.int64]:
+    return (draws.astype(np.uint64) * np.asarray(n).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def _quantile(table: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+    position = u * (len(table) - 1)
+    step = position.astype(np.int64)
+    quantiles: NDArray[np.float64] = table[step] + (position - step) * (table[step + 1] - table[step])
+    return quantiles
+
+
+def _draws(law: Any, ids: NDArray[np.int64], epochs: NDArray[np.int64], stream: int, block: int) -> NDArray[np.uint32]:
+    fixed = np.full(len(ids), stream), np.full(len(ids), block)
+    return philox(np.stack([ids, epochs, *fixed], axis=1).astype(np.uint32), law.seed)
+
+
+def replay_crops(law: Any, epochs: Any, images: Any, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Crops [B, 4]: top, left, height, width. The first of ten random ones that fits, else the middle."""
+    crops = np.zeros((len(images), 4), np.int32)
+    open_rows = np.arange(len(images))
+    for attempt in range(10):
+        draws = _draws(law, images[open_rows], epochs[open_rows], 0, attempt)
+        height, width = sizes[open_rows, 0].astype(np.int64), sizes[open_rows, 1].astype(np.int64)
+        low, high = law.scale
+        target = height.astype(float) * width * (low + _unit(draws[:, 0]) * (high - low))
+        ratio = _quantile(law.tables[0], _unit(draws[:, 1]))
+        w, h = np.floor(np.sqrt(target * ratio) + 0.5), np.floor(np.sqrt(target / ratio) + 0.5)
+        fits = (w >= 1) & (h >= 1) & (w <= width) & (h <= height)
+        w, h = w.astype(np.int64), h.astype(np.int64)
+        top = _below(draws[:, 2], np.where(fits, height - h + 1, 0))
+        left = _below(draws[:, 3], np.where(fits, width - w + 1, 0))
+        crops[open_rows[fits]] = np.stack([top, left, h, w], axis=1)[fits]
+        open_rows = open_rows[~fits]
+    for row in open_rows:
+        height, width = (int(side) for side in sizes[row])
+        nearest = min(max(width / height, law.tables[0][0]), law.tables[0][-1])
+        w = np.floor(height * nearest + 0.5) if width / height > nearest else width
+        h = np.floor(width / nearest + 0.5) if width / height < nearest else height
+        h, w = int(max(h, 1)), int(max(w, 1))
+        crops[row] = (height - h) // 2, (width - w) // 2, h, w
+    return crops
+
+
+def replay_parameters(
+    law: Any, epochs: NDArray[np.int64], images: NDArray[np.int64], mixers: NDArray[np.int64], sizes: NDArray[np.int32]
+) -> tuple[NDArray[Any], ...]:
+    """Crops [B, 4], flips [B], kinds [B], partners [B], shares [B] and cuts [B, 4], as in csrc/replay.hpp."""
+    flips = _unit(_draws(law, images, epochs, 1, 0)[:, 0]) < law.flip
+    draws, centres = _draws(law, mixers, epochs, 2, 0), _draws(law, mixers, epochs, 2, 1)
+    u = _unit(draws[:, 0])
+    kinds = np.where(u < law.cutmix, 1, np.where(u < law.cutmix + law.mixup, 2, 0)).astype(np.uint8)
+    partners = np.where(kinds > 0, _below(draws[:, 1], law.images), -1)
+    shares = [_quantile(law.tables[i], _unit(draws[:, 2])) for i in (1, 2)]
+    sides = (law.size * np.sqrt(1 - shares[0])).astype(np.int64)
+    centre = _below(centres[:, :2], law.size)
+    corner = np.maximum(centre - sides[:, None] // 2, 0)
+    extent = np.minimum(centre + sides[:, None] // 2, law.size) - corner
+    cuts = np.where(kinds[:, None] == 1, np.concatenate([corner, extent], axis=1), 0).astype(np.int32)
+    covered = cuts[:, 2].astype(float) * cuts[:, 3] / (float(law.size) * law.size)
+    shares = np.where(kinds == 1, 1 - covered, np.where(kinds == 2, shares[1], 1.0))
+    return replay_crops(law, epochs, images, sizes), flips, kinds, partners, shares, cuts

@@ -1,0 +1,103 @@
+"""The distilled set: a few real images a class, and the teacher's logits for every augmented view of them, in fp16.
+
+Made as RDED and SRe2L relabel: the teacher sees each mixed view and its raw logits are kept. Rows are streamed into a
+label file, so that a set larger than memory is made, and an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from examples.glyphs import perturb, teacher, training
+from examples.glyphs.settings import CROPS, Settings
+from vqlabel import LabelFile
+from vqlabel.replay import ReplayRecipe
+from vqlabel.views import fingerprint
+from vqlabel.writer import LabelWriter
+
+BATCH = 512
+
+
+def images(settings: Settings) -> torch.Tensor:
+    """Distilled images [ipc * C, 1, 32, 32] of uint8; image i is of class i modulo C.
+
+    The first eight of a class are its renderings; from there on renderings with a perturbation of their own.
+    """
+    plain = settings.teacher_images
+    extra = settings.ipc * settings.classes - len(plain)
+    if extra <= 0:
+        return plain[: settings.ipc * settings.classes]
+    recipe = ReplayRecipe(seed=settings.seed + 2**34, images=extra, scale=(0.8, 1.0), **CROPS)
+    source = plain.repeat(-(-extra // len(plain)), 1, 1, 1)[:extra]
+    made = []
+    for start in range(0, extra, BATCH):
+        view = recipe.parameters(0, np.arange(start, min(start + BATCH, extra)))
+        pixels = perturb.views(source, recipe, view, perturb.TRAINING) / 2 + 0.5
+        made.append((pixels.clamp(0, 1) * 255).round().to(torch.uint8))
+    return torch.cat([plain, *made])
+
+
+def labels(settings: Settings) -> LabelFile:
+    """The full labels, made now unless they were before."""
+    path = settings.labels_path()
+    if not path.exists():
+        _make(settings, path)
+    return LabelFile(path, load="map")
+
+
+def logits(file: LabelFile, rows: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    """Rows [B] of a raw fp16 file as float32 [B, C]."""
+    return torch.from_numpy(file.gather(rows).view(np.float16)).float()
+
+
+def _make(settings: Settings, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    net, _ = teacher.train(settings)
+    source = images(settings)
+    writer = _writer(settings, path, net, source)
+    batches = [
+        range(start, min(start + BATCH, missing.stop))
+        for missing in writer.missing()
+        for start in range(missing.start, missing.stop, BATCH)
+    ]
+    total = -(-writer.header.rows // BATCH)
+    with writer, torch.inference_mode():
+        for index in training.progress("labels", range(len(batches)), total, done=total - len(batches)):
+            writer.write(batches[index].start, _rows(settings, net, source, batches[index]))
+
+
+def _writer(settings: Settings, path: Path, net: torch.nn.Module, source: torch.Tensor) -> LabelWriter:
+    name = teacher.fingerprint(net)
+    if path.with_name(path.name + ".partial").exists():
+        writer = LabelFile.resume(path)
+        if writer.header.metadata.get("teacher") == name:
+            return writer
+        writer.detach()  # begun with another teacher: worthless
+        path.with_name(path.name + ".partial").unlink()
+    recipe = settings.distilled_recipe
+    return LabelFile.create(
+        path,
+        rows=settings.epochs * recipe.images,
+        row_bytes=2 * settings.classes,
+        tensors={"images.class": (np.arange(recipe.images) % settings.classes).astype(np.uint16)},
+        metadata={
+            "codec": {"id": "raw", "dtype": "F16"},
+            "classes": settings.classes,
+            "epochs": settings.epochs,
+            "images": recipe.images,
+            "replay": {"recipe": recipe.to_json(), "views": fingerprint(source, recipe)},
+            "teacher": name,
+        },
+    )
+
+
+def _rows(settings: Settings, net: torch.nn.Module, source: torch.Tensor, rows: range) -> np.ndarray:  # type: ignore[type-arg]
+    recipe = settings.distilled_recipe
+    epochs, ids = np.divmod(np.arange(rows.start, rows.stop), recipe.images)
+    x = perturb.views(source, recipe, recipe.parameters(epochs, ids), perturb.TRAINING)
+    found = net(x.contiguous(memory_format=torch.channels_last))
+    centred = found - found.mean(1, keepdim=True)  # a constant per row says nothing, and fp16 is finest near zero
+    return centred.half().cpu().numpy().view(np.uint8)

@@ -1,0 +1,60 @@
+"""Tables and figures of the baseline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.glyphs import distill
+from vqlabel import LabelFile
+
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SAMPLE = 20_000  # rows that the spectrum is estimated from
+
+
+def spectrum(file: LabelFile, folder: Path) -> dict[str, float]:
+    """Share of the variance of centred logits that their first r principal components hold; a figure in the folder."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    rows = np.sort(np.random.default_rng(0).choice(len(file), min(SAMPLE, len(file)), replace=False))
+    logits = distill.logits(file, rows).numpy().astype(np.float64)
+    logits -= logits.mean(0)
+    variance = np.linalg.eigvalsh(logits.T @ logits)[::-1]
+    share = np.cumsum(variance) / variance.sum()
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.semilogx(np.arange(1, len(share) + 1), 100 * share, color="#1f5fa8")
+    axes.set(xlabel="principal components", ylabel="variance of the logits, %", ylim=(0, 101))
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / "spectrum.svg", metadata={"Date": None})
+    pyplot.close(figure)
+    return {str(rank): round(float(share[rank - 1]), 4) for rank in RANKS if rank <= len(share)}
+
+
+def table(results: dict[str, Any]) -> Iterator[str]:
+    """Markdown: a row for each IPC and source, mean and spread over seeds."""
+    runs: dict[tuple[int, str], list[float]] = {}
+    for key, found in results["cells"].items():
+        match = re.match(r"IPC (\d+), (.*), \w+, seed \d+$", key)
+        assert match is not None, key
+        runs.setdefault((int(match[1]), match[2]), []).append(found)
+    names = list(dict.fromkeys(name for _, name in runs))
+    yield f"Teacher: {results['teacher']:.2f} %. Students, mean and standard deviation over seeds:"
+    yield ""
+    yield "| images per class | " + " | ".join(names) + " |"
+    yield "|---" * (1 + len(names)) + "|"
+    for ipc in sorted({ipc for ipc, _ in runs}):
+        cells = [runs.get((ipc, name), []) for name in names]
+        yield f"| {ipc} | " + " | ".join(f"{np.mean(c):.2f} +- {np.std(c):.2f}" if c else "" for c in cells) + " |"
+    yield ""
+    yield "Seconds, the first time each: " + ", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()) + "."
+    if "spectrum" in results:
+        yield ""
+        shares = ", ".join(f"{rank}: {100 * share:.1f} %" for rank, share in results["spectrum"].items())
+        yield f"Variance of the logits in the first r principal components: {shares}."

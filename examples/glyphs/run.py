@@ -1,0 +1,156 @@
+"""The command line: python -m examples.glyphs.run STAGE. Each stage makes what it needs and is not there yet."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from examples.glyphs import data, distill, figures, models, student, teacher
+from examples.glyphs.settings import Settings
+
+RESULTS = Path(__file__).parent / "results"
+TEMPERATURES = (1.0, 4.0, 20.0)
+IPCS = (1, 5, 10)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a stage; exit 1 with one line if it cannot be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(_settings(options), options)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m examples.glyphs.run", description=__doc__)
+    stages: dict[str, Callable[..., None]] = {
+        "data": _data, "teacher": _teacher, "labels": _labels, "student": _student, "baseline": _baseline, "all": _all,
+    }  # fmt: skip
+    parser.add_argument("stage", choices=stages)
+    parser.add_argument("--quick", action="store_true", help="100 classes, under a minute on two cores")
+    for field in dataclasses.fields(Settings):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"{field.default}")
+    parser.add_argument("--seeds", type=int, default=3, help="students for each source of labels")
+    parser.add_argument("--temperature", type=float, default=20.0)
+    parser.add_argument("--student", default="convnet", choices=models.STUDENTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of baseline.json and the figure")
+    parser.set_defaults(run=lambda settings, options: stages[options.stage](settings, options))
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)}
+    base = Settings.quick() if options.quick else Settings()
+    return dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _timed(what: str, work: Callable[[], str]) -> None:
+    begin = time.perf_counter()
+    said = work()
+    print(f"{what}: {said} ({time.perf_counter() - begin:.1f} s)", flush=True)
+
+
+def _data(settings: Settings, _: argparse.Namespace) -> None:
+    def work() -> str:
+        glyphs = settings.glyphs
+        return f"{glyphs.classes} classes, {len(glyphs.train)} + {len(glyphs.test)} faces, {glyphs.fingerprint()}"
+
+    _timed("data", work)
+
+
+def _teacher(settings: Settings, _: argparse.Namespace) -> None:
+    _timed("teacher", lambda: f"{teacher.train(settings)[1]:.2f} % of the held-out faces")
+
+
+def _labels(settings: Settings, _: argparse.Namespace) -> None:
+    def work() -> str:
+        file = distill.labels(settings)
+        return f"{len(file):,} rows of {file.row_bytes} bytes, {file.header.file_bytes / 1e6:.1f} MB in {file.path}"
+
+    _timed("labels", work)
+
+
+def _student(settings: Settings, options: argparse.Namespace) -> None:
+    sources = {"hard": student.hard(settings.classes)}
+    sources["fp16"] = student.soft(distill.labels(settings), options.temperature)
+    for name, source in sources.items():
+
+        def work(source: student.Source = source) -> str:
+            runs = [student.train(settings, source, seed=s, student=options.student) for s in range(options.seeds)]
+            return f"{np.mean(runs):.2f} % +- {np.std(runs):.2f} over {len(runs)} seeds"
+
+        at = "" if name == "hard" else f" at T = {options.temperature:g}"
+        _timed(f"student from {name} labels{at}", work)
+
+
+def _all(settings: Settings, options: argparse.Namespace) -> None:
+    for stage in (_data, _teacher, _labels, _student):
+        stage(settings, options)
+
+
+def _baseline(settings: Settings, options: argparse.Namespace) -> None:
+    """Students from hard and from full labels: IPC x temperature x seed. A finished cell is never run again."""
+    path = options.results / "baseline.json"
+    results = _read(path)
+    results["machine"] = {"processor": data_machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    results["settings"] = {k: v for k, v in dataclasses.asdict(settings).items() if k != "ipc"}
+    begin = time.perf_counter()
+    results["teacher"] = teacher.train(settings)[1]
+    results["seconds"].setdefault("teacher", time.perf_counter() - begin)
+    for seed, ipc in itertools.product(range(options.seeds), IPCS):
+        local = dataclasses.replace(settings, ipc=ipc)
+        begin = time.perf_counter()
+        file = distill.labels(local)
+        results["seconds"].setdefault(f"labels, IPC {ipc}", time.perf_counter() - begin)
+        cells: dict[str, student.Source] = {"hard": student.hard(settings.classes)}
+        cells |= {f"fp16, T = {t:g}": student.soft(file, t) for t in TEMPERATURES}
+        for name, source in cells.items():
+            key = f"IPC {ipc}, {name}, {options.student}, seed {seed}"
+            if key not in results["cells"]:
+                begin = time.perf_counter()
+                results["cells"][key] = student.train(local, source, seed=seed, student=options.student)
+                results["seconds"].setdefault(f"student, IPC {ipc}", time.perf_counter() - begin)
+                print(f"{key}: {results['cells'][key]:.2f} %", flush=True)
+            _write(path, results)
+    results["spectrum"] = figures.spectrum(distill.labels(settings), options.results)
+    _write(path, results)
+    print("\n".join(figures.table(results)))
+
+
+def data_machine() -> str:
+    """What the processor calls itself."""
+    try:
+        return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return {"renderer": data.renderer(), "cells": {}, "seconds": {}}
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

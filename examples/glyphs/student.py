@@ -1,0 +1,73 @@
+"""The student: learns from views and labels, in one pass over all rows, and is tested on faces nobody has seen.
+
+SRe2L's protocol: AdamW, cosine, KL at a temperature, no factor T^2. The label source is all that differs between runs:
+views, their order and the test are the same; a seed changes the student's first weights and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from examples.glyphs import distill, models, perturb, training
+from examples.glyphs.settings import Settings
+from vqlabel import LabelFile
+from vqlabel.replay import Parameters
+
+RATE, DECAY = 3e-3, 0.01
+
+# Loss of the student's logits [B, C] for the views of a batch.
+Source: TypeAlias = Callable[[torch.Tensor, Parameters], torch.Tensor]
+
+
+def train(settings: Settings, source: Source, *, seed: int, student: str = "convnet") -> float:
+    """Accuracy, per cent, of a student trained on this source of labels."""
+    torch.manual_seed(seed)
+    net = models.student(student, settings.classes).to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, recipe = distill.images(settings), settings.distilled_recipe
+    adam = training.optimiser(net, RATE, DECAY)
+    batches = [
+        (epoch, ids)
+        for epoch in range(settings.epochs)
+        for ids in np.array_split(_order(settings, epoch), -(-recipe.images // settings.batch))
+    ]
+    for step in training.progress(f"student {seed}", range(len(batches)), len(batches)):
+        epoch, ids = batches[step]
+        parameters = recipe.parameters(epoch, ids)
+        x = perturb.views(images, recipe, parameters, perturb.TRAINING)
+        rate = RATE * training.rate_at(step, len(batches), len(batches) // 20)
+        training.take_step(net, adam, rate, x, lambda z, p=parameters: source(z, p))  # type: ignore[misc]
+    return training.accuracy(net, settings)
+
+
+def _order(settings: Settings, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((settings.seed, epoch)).permutation(settings.distilled_recipe.images)
+
+
+def soft(file: LabelFile, temperature: float) -> Source:
+    """KL to the stored logits at a temperature, mean over the batch."""
+    images = file.metadata["images"]
+
+    def loss(found: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        wanted = distill.logits(file, parameters.epochs * images + parameters.images).to(found.device)
+        target = F.softmax(wanted / temperature, dim=1)
+        return F.kl_div(F.log_softmax(found / temperature, dim=1), target, reduction="batchmean")
+
+    return loss
+
+
+def hard(classes: int) -> Source:
+    """Cross-entropy to the classes of the image and of its partner, by the share of each."""
+
+    def loss(found: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        own, other = (torch.from_numpy(ids % classes) for ids in (parameters.images, parameters.partners))
+        share = torch.from_numpy(parameters.shares.astype(np.float32)).to(found.device)
+        each = [F.cross_entropy(found, y.to(found.device), reduction="none") for y in (own, other)]
+        return (share * each[0] + (1 - share) * each[1]).mean()
+
+    return loss

@@ -1,0 +1,90 @@
+"""What teacher and students share: the loop, the test, files that are never half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from examples.glyphs import perturb
+from examples.glyphs.settings import TEST_VIEWS, Settings
+
+TEST_BATCH = 500
+
+
+def optimiser(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+    """AdamW, without decay of norms and biases."""
+    flat = [p for p in net.parameters() if p.ndim < 2]
+    deep = [p for p in net.parameters() if p.ndim >= 2]
+    groups = [{"params": deep, "weight_decay": decay}, {"params": flat, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def rate_at(step: int, steps: int, warmup: int) -> float:
+    """Cosine from 1 to 0 after a linear start."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return float(0.5 + 0.5 * np.cos(np.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def take_step(
+    net: nn.Module, adam: torch.optim.Optimizer, rate: float, x: torch.Tensor, loss: Callable[[torch.Tensor], Any]
+) -> float:
+    """One step at a learning rate; the loss before it."""
+    for group in adam.param_groups:
+        group["lr"] = rate
+    value = loss(net(x.contiguous(memory_format=torch.channels_last)))
+    adam.zero_grad(set_to_none=True)
+    value.backward()
+    adam.step()
+    return float(value.detach())
+
+
+def accuracy(net: nn.Module, settings: Settings) -> float:
+    """Share of the test views, per cent, of which the largest logit is the class."""
+    net.eval()
+    images, recipe, right = settings.test_images, settings.test_recipe, 0
+    with torch.inference_mode():
+        for epoch in range(TEST_VIEWS):
+            for start in range(0, len(images), TEST_BATCH):
+                ids = np.arange(start, min(start + TEST_BATCH, len(images)))
+                x = perturb.views(images, recipe, recipe.parameters(epoch, ids), perturb.TESTING)
+                found = net(x.contiguous(memory_format=torch.channels_last)).argmax(1).cpu().numpy()
+                right += int((found == ids % settings.classes).sum())
+    net.train()
+    return 100 * right / (TEST_VIEWS * len(images))
+
+
+def progress(what: str, steps: Iterable[int], total: int, *, done: int = 0) -> Iterable[int]:
+    """The steps, with a bar, where they are and when they will end."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as bars:
+        task = bars.add_task(what, total=total, completed=done)
+        for step in steps:
+            yield step
+            bars.advance(task)
+
+
+def save(state: Any, path: Path) -> None:
+    """torch.save that leaves the old file or the new one, nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load(path: Path, device: torch.device) -> Any:
+    """What save wrote; None if it is not there or damaged. Tensors and numbers only: no code is run."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a zip can be damaged in many ways; each means: make it again
+        print(f"{path} is damaged ({error}); it is made again")
+        return None

@@ -1,0 +1,92 @@
+"""Pixels of replayed views: equal to cropping and resizing one by one, and told apart when they are not the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vqlabel.replay import CUTMIX, MIXUP, Parameters, ReplayRecipe
+from vqlabel.views import apply, check_fingerprint, fingerprint
+
+RECIPE = ReplayRecipe(seed=3, images=60, height=40, width=48, size=32, cutmix=0.4, mixup=0.4)
+IMAGES = torch.randint(0, 256, (60, 3, 40, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def one_by_one(images: torch.Tensor, views: Parameters) -> torch.Tensor:
+    """The slow twin of apply: torch's own crop, resize and paste, for each row alone."""
+
+    def view(image: int, crop: list[int], flip: bool) -> torch.Tensor:
+        top, left, height, width = crop
+        part = images[image : image + 1, :, top : top + height, left : left + width].float() / 255
+        part = torch.nn.functional.interpolate(part, (views.size, views.size), mode="bilinear", align_corners=False)
+        return part[0].flip(-1) if flip else part[0]
+
+    rows = []
+    for i in range(len(views)):
+        row = view(int(views.images[i]), views.crops[i].tolist(), bool(views.flips[i]))
+        if views.kinds[i]:
+            partner = view(int(views.partners[i]), views.partner_crops[i].tolist(), bool(views.partner_flips[i]))
+            top, left, height, width = views.cuts[i].tolist()
+            if views.kinds[i] == CUTMIX:
+                box = (slice(None), slice(top, top + height), slice(left, left + width))
+                row[box] = partner[box]
+            else:
+                share = float(views.shares[i])
+                row = share * row + (1 - share) * partner
+        rows.append(row)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        RECIPE,
+        RECIPE.unmixed(),
+        dataclasses.replace(RECIPE, size=7, scale=(0.01, 0.1)),
+        dataclasses.replace(RECIPE, size=1),
+    ],
+)
+def test_batches_are_what_single_images_are(recipe: ReplayRecipe) -> None:
+    views = recipe.parameters(1, np.arange(60))
+    assert {CUTMIX, MIXUP} <= set(views.kinds.tolist()) or not recipe.cutmix
+    torch.testing.assert_close(apply(IMAGES, views), one_by_one(IMAGES, views), atol=2e-5, rtol=0)
+
+
+def test_batch_pairing_is_applied_too() -> None:
+    recipe = dataclasses.replace(RECIPE, pairing="batch", cutmix=1.0, mixup=0.0)
+    views = recipe.parameters(1, np.arange(20), batch=0)
+    torch.testing.assert_close(apply(IMAGES, views), one_by_one(IMAGES, views), atol=2e-5, rtol=0)
+
+
+def test_images_may_come_from_a_function() -> None:
+    views = RECIPE.parameters(1, np.arange(60))
+    asked = []
+
+    def read(ids: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+        asked.append(len(ids))
+        return IMAGES[torch.from_numpy(ids)].float() / 255
+
+    torch.testing.assert_close(apply(read, views), apply(IMAGES, views))
+    assert asked == [60, int((views.kinds > 0).sum())]
+
+
+def test_source_of_one_pixel_and_no_rows() -> None:
+    recipe = dataclasses.replace(RECIPE, height=1, width=1)
+    views = apply(torch.full((60, 1, 1, 1), 0.25), recipe.parameters(0, np.arange(60)))
+    torch.testing.assert_close(views, torch.full((60, 1, 32, 32), 0.25))
+    assert apply(IMAGES, RECIPE.parameters(0, [])).shape == (0, 3, 32, 32)
+
+
+def test_fingerprint_knows_its_images() -> None:
+    stored = fingerprint(IMAGES, RECIPE)
+    assert len(stored) == 8
+    check_fingerprint(IMAGES, RECIPE, stored)
+    check_fingerprint((IMAGES.float() / 255 + 0.003).clamp(0, 1), RECIPE, stored)
+    for wrong in (IMAGES.flip(0), IMAGES.flip(-1), IMAGES.roll(1, 0), 255 - IMAGES):
+        with pytest.raises(ValueError, match=r"reference view \d differs from the one the labels were made for"):
+            check_fingerprint(wrong, RECIPE, stored)
+    with pytest.raises(ValueError, match="reference view 0 differs"):
+        check_fingerprint(IMAGES, dataclasses.replace(RECIPE, seed=4), stored)
