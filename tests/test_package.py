@@ -118,11 +118,13 @@ def test_public_names_are_these() -> None:
 
 # Each module may import the ones above it, at the top of the file; a function may import later what it needs.
 LAYERS = [
-    ("_version", "errors", "_native"),
+    ("_version", "errors", "_native", "tables"),
+    ("replay",),
+    ("views",),
     ("metadata",),
     ("format",),
     ("storage",),
-    ("rows",),
+    ("rows", "verify"),
     ("file",),
     ("writer",),
     ("creation",),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vqlabel import LabelFile
+from vqlabel.cli import main
 from vqlabel.replay import CUTMIX, MIXUP, Parameters, ReplayRecipe
 from vqlabel.views import apply, check_fingerprint, fingerprint
 
@@ -90,3 +93,32 @@ def test_fingerprint_knows_its_images() -> None:
             check_fingerprint(wrong, RECIPE, stored)
     with pytest.raises(ValueError, match="reference view 0 differs"):
         check_fingerprint(IMAGES, dataclasses.replace(RECIPE, seed=4), stored)
+
+
+def test_verify_tells_whether_the_images_are_the_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "labels"
+    replay = {"recipe": RECIPE.to_json(), "views": fingerprint(IMAGES, RECIPE)}
+    with LabelFile.create(path, rows=0, row_bytes=1, metadata={"codec": {"id": "raw"}, "replay": replay}):
+        pass
+    file = LabelFile(path)
+    assert file.verify(images=IMAGES)
+    verdict = file.verify(images=IMAGES.flip(0))
+    assert not verdict
+    assert str(verdict).startswith("reference view 0 differs from the one the labels were made for: other images")
+    for images, status, words in (
+        (IMAGES, 0, "the images are the ones"),
+        (IMAGES.flip(0), 1, "reference view 0 differs"),
+    ):
+        np.save(tmp_path / "images.npy", images.numpy())
+        with pytest.raises(SystemExit) as caught:
+            main(["verify", str(path), "--images", str(tmp_path / "images.npy")])
+        assert caught.value.code == status
+        output = capsys.readouterr()
+        assert words in output.out + output.err
+
+
+def test_files_without_views_say_so(tmp_path: Path) -> None:
+    with LabelFile.create(tmp_path / "labels", rows=0, row_bytes=1, metadata={"codec": {"id": "raw"}}):
+        pass
+    with pytest.raises(ValueError, match="the file holds no reference views to compare images with"):
+        LabelFile(tmp_path / "labels").verify(images=IMAGES)

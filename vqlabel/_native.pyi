@@ -1,4 +1,6 @@
-"""Packed codes: rows of `count` codes of `nbits` bits (1 to 24), least significant bit first, padded to a byte.
+"""The fast half of vqlabel.
+
+Packed codes are rows of `count` codes of `nbits` bits (1 to 24), least significant bit first, padded to a byte.
 
 Codes are uint8 up to 8 bits, uint16 up to 16, uint32 above. Arrays must be C-contiguous and of exactly these dtypes:
 a wrong one is an error, never a silent copy. `out` is filled and returned when given. All three calls let go of the
@@ -34,6 +36,23 @@ def gather_unpack(
 
     `buffer` is anything that exports contiguous bytes, rows of row_bytes one after the other; a row may be longer than
     its codes. A negative or too large index is an IndexError; `out` then holds some of the rows.
+    """
+
+def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
+    """Philox4x32-10: four draws [B, 4] for each counter [B, 4]."""
+
+def replay_parameters(
+    recipe: Any,
+    epochs: NDArray[np.int64],
+    images: NDArray[np.int64],
+    mixers: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+) -> tuple[
+    NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]
+]:
+    """Crops [B, 4], flips [B], kinds [B], partners [B], shares [B] and cuts [B, 4] of a ReplayRecipe.
+
+    sizes [B, 2] are heights and widths of the source images; mixers [B] are the ids that the mix is drawn for.
     """
 
 def simd() -> str:

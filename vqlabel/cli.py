@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except (FormatError, OSError) as error:
+    except (FormatError, OSError, ValueError) as error:
         _say(f"error: {_one_line(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
     verify = commands.add_parser("verify", help="compare everything in a label file with its checksums")
     verify.add_argument("file")
+    verify.add_argument("--images", help=".npy of all images [N, c, H, W], to compare with the stored reference views")
     verify.set_defaults(run=_verify)
     return parser
 
@@ -88,12 +89,22 @@ def _verify(options: argparse.Namespace) -> int:
     columns = TextColumn("checking"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=file.header.tensors[CODES].nbytes)
-        verdict = file.verify(lambda count: progress.advance(task, count))
+        verdict = file.verify(lambda count: progress.advance(task, count), images=_images(options.images))
     if verdict:
-        print(f"{_one_line(file.path)}: {verdict} ({len(file):,} rows, {len(file.tensor_names)} tensors)")
+        views = ", and the images are the ones" if options.images else ""
+        print(f"{_one_line(file.path)}: {verdict}{views} ({len(file):,} rows, {len(file.tensor_names)} tensors)")
         return 0
-    _say(f"{_one_line(file.path)}: {_one_line(verdict)}; fetch the file again")
+    _say(f"{_one_line(file.path)}: {_one_line(verdict)}" + ("" if verdict.bad_views else "; fetch the file again"))
     return 1
+
+
+def _images(path: str | None) -> Any:
+    if path is None:
+        return None
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.load(path, allow_pickle=False))
 
 
 def _one_line(value: object) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,7 +17,6 @@ from vqlabel.metadata import codes_of
 from vqlabel.rows import load_rows
 from vqlabel.storage import (
     PARTIAL,
-    chunk_is_sound,
     fingerprint,
     joined,
     opened,
@@ -27,6 +26,7 @@ from vqlabel.storage import (
     spelled,
     tensor_is_sound,
 )
+from vqlabel.verify import Verdict, check, differing_views
 
 if TYPE_CHECKING:
     from vqlabel.writer import LabelWriter
@@ -35,22 +35,6 @@ COPY_BYTES = 256 * 2**20  # rows up to here are copied by load="auto": every pro
 LOADS = ("auto", "copy", "map")
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What `LabelFile.verify` found damaged; nothing, if it is true."""
-
-    bad_rows: list[range] = field(default_factory=list)
-    bad_tensors: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return not self.bad_rows and not self.bad_tensors
-
-    def __str__(self) -> str:
-        parts = [spelled(self.bad_rows)] if self.bad_rows else []
-        parts += [f"tensor {name!r}" for name in self.bad_tensors]
-        return "damaged: " + ", ".join(parts) if parts else "every checksum matches"
 
 
 class LabelFile:
@@ -159,20 +143,16 @@ class LabelFile:
                 raise Corrupt(f"tensor {name!r} does not match its checksum; fetch the file again")
             return read_tensor(fd, self.header.tensors[name])
 
-    def verify(self, progress: Callable[[int], object] | None = None) -> Verdict:
-        """Compare everything with its checksum. progress(bytes) is called after each part."""
-        bad_tensors, bad_chunks = [], []
+    def verify(self, progress: Callable[[int], object] | None = None, *, images: Any = None) -> Verdict:
+        """Compare everything with its checksum, and images, if given, with the views that the labels were made for.
+
+        images is what `vqlabel.views.apply` takes. progress(bytes) is called after each part.
+        """
         with self._reopened() as fd:
-            for name in self.tensor_names:
-                if not tensor_is_sound(fd, self.header, name):
-                    bad_tensors.append(name)
-            for index, crc in enumerate(self._crcs.tolist()):
-                rows = self.header.chunk(index)
-                if not chunk_is_sound(fd, self.header, index, crc):
-                    bad_chunks.append(rows)
-                if progress is not None:
-                    progress(len(rows) * self.row_bytes)
-        return Verdict(joined(iter(bad_chunks)), bad_tensors)
+            verdict = check(fd, self.header, self._crcs, progress)
+        if images is None:
+            return verdict
+        return dataclasses.replace(verdict, bad_views=differing_views(self.metadata, images))
 
     def close(self) -> None:
         """Let go of the rows; they are loaded again when next asked for."""

@@ -57,7 +57,7 @@ def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
 
 
 def _unit(draws: NDArray[np.uint32]) -> NDArray[np.float64]:
-    return draws * (1 / 2**32)
+    return np.multiply(draws, 1 / 2**32, dtype=np.float64)
 
 
 def _below(draws: NDArray[np.uint32], n: Any) -> NDArray[np.int64]:
@@ -112,12 +112,12 @@ def replay_parameters(
     u = _unit(draws[:, 0])
     kinds = np.where(u < law.cutmix, 1, np.where(u < law.cutmix + law.mixup, 2, 0)).astype(np.uint8)
     partners = np.where(kinds > 0, _below(draws[:, 1], law.images), -1)
-    shares = [_quantile(law.tables[i], _unit(draws[:, 2])) for i in (1, 2)]
-    sides = (law.size * np.sqrt(1 - shares[0])).astype(np.int64)
+    cutmix, mixup = (_quantile(law.tables[i], _unit(draws[:, 2])) for i in (1, 2))
+    sides = (law.size * np.sqrt(1 - cutmix)).astype(np.int64)
     centre = _below(centres[:, :2], law.size)
     corner = np.maximum(centre - sides[:, None] // 2, 0)
     extent = np.minimum(centre + sides[:, None] // 2, law.size) - corner
     cuts = np.where(kinds[:, None] == 1, np.concatenate([corner, extent], axis=1), 0).astype(np.int32)
     covered = cuts[:, 2].astype(float) * cuts[:, 3] / (float(law.size) * law.size)
-    shares = np.where(kinds == 1, 1 - covered, np.where(kinds == 2, shares[1], 1.0))
+    shares = np.where(kinds == 1, 1 - covered, np.where(kinds == 2, mixup, 1.0))
     return replay_crops(law, epochs, images, sizes), flips, kinds, partners, shares, cuts

@@ -55,9 +55,10 @@ class ReplayRecipe:
     shares one lambda and one box in a batch and mixes it with its own permutation, as SRe2L and FKD do.
 
     >>> recipe = ReplayRecipe(seed=7, images=5000, height=48, width=48, size=32, cutmix=0.5)
-    >>> views = recipe.parameters(epoch=3, images=[17, 4])
-    >>> views.crops[0], recipe.parameters(3, [17]).crops[0]
-    (array([18,  0, 29, 36], dtype=int32), array([18,  0, 29, 36], dtype=int32))
+    >>> recipe.parameters(epoch=3, images=[17, 4]).crops.tolist()  # top, left, height, width
+    [[5, 11, 30, 35], [2, 10, 35, 34]]
+    >>> recipe.parameters(epoch=3, images=[4]).crops.tolist()  # the same, whatever else is in the batch
+    [[2, 10, 35, 34]]
     >>> ReplayRecipe.from_json(recipe.to_json()) == recipe
     True
     """

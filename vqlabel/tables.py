@@ -1,7 +1,7 @@
 """Quantiles of the laws that replayed augmentation draws from, the same bits on every machine.
 
-Only +, -, *, / and sqrt are exact everywhere; exp and log of a maths library are not. So both are built here from those,
-on Python's floats, once for each recipe.
+Only +, -, *, / and sqrt are exact everywhere; exp and log of a maths library are not. So both are built here from
+those, on Python's floats, once for each law.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LN2 = 0.6931471805599453
 
 
 def exp(x: float) -> float:
-    """e to the x, to a few units in the last place.
+    """Exponential, to a few units in the last place.
 
     >>> abs(exp(-3.7) / math.exp(-3.7) - 1) < 1e-15
     True

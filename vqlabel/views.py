@@ -71,7 +71,8 @@ def _resized(batch: torch.Tensor, crops: NDArray[np.int32], flips: NDArray[np.bo
     top, left, crop_height, crop_width = crops.astype(np.float32).T
     y = _positions(top, crop_height, np.zeros_like(flips), size, height)
     x = _positions(left, crop_width, flips, size, width)
-    grid = torch.stack(torch.broadcast_tensors(_on(batch, x)[:, None, :], _on(batch, y)[:, :, None]), dim=-1)
+    columns = _on(batch, x)[:, None, :].expand(-1, size, -1)
+    grid = torch.stack([columns, _on(batch, y)[:, :, None].expand(-1, -1, size)], dim=-1)
     return torch.nn.functional.grid_sample(batch, grid, padding_mode="border", align_corners=True)
 
 

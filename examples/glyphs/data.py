@@ -175,8 +175,13 @@ def _write(path: Path, glyphs: Glyphs) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            parts = {"code_points": glyphs.code_points, "train": glyphs.train, "test": glyphs.test}
-            np.savez_compressed(file, **parts, fingerprint=np.array(glyphs.fingerprint()))
+            np.savez_compressed(
+                file,
+                code_points=glyphs.code_points,
+                train=glyphs.train,
+                test=glyphs.test,
+                fingerprint=np.array(glyphs.fingerprint()),
+            )
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from examples.glyphs import perturb, teacher, training
 from examples.glyphs.settings import CROPS, Settings
@@ -48,7 +49,7 @@ def labels(settings: Settings) -> LabelFile:
     return LabelFile(path, load="map")
 
 
-def logits(file: LabelFile, rows: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def logits(file: LabelFile, rows: NDArray[np.int64]) -> torch.Tensor:
     """Rows [B] of a raw fp16 file as float32 [B, C]."""
     return torch.from_numpy(file.gather(rows).view(np.float16)).float()
 
@@ -94,10 +95,11 @@ def _writer(settings: Settings, path: Path, net: torch.nn.Module, source: torch.
     )
 
 
-def _rows(settings: Settings, net: torch.nn.Module, source: torch.Tensor, rows: range) -> np.ndarray:  # type: ignore[type-arg]
+def _rows(settings: Settings, net: torch.nn.Module, source: torch.Tensor, rows: range) -> NDArray[np.uint8]:
     recipe = settings.distilled_recipe
     epochs, ids = np.divmod(np.arange(rows.start, rows.stop), recipe.images)
     x = perturb.views(source, recipe, recipe.parameters(epochs, ids), perturb.TRAINING)
     found = net(x.contiguous(memory_format=torch.channels_last))
     centred = found - found.mean(1, keepdim=True)  # a constant per row says nothing, and fp16 is finest near zero
-    return centred.half().cpu().numpy().view(np.uint8)
+    packed: NDArray[np.uint8] = centred.half().cpu().numpy().view(np.uint8)
+    return packed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -51,14 +52,14 @@ class Residual(nn.Module):
 
 def resnet(classes: int, widths: Sequence[int], hidden: int) -> nn.Sequential:
     """A stem, then one residual block per stage."""
-    blocks = [Residual(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)]
+    blocks = [Residual(inputs, outputs) for inputs, outputs in itertools.pairwise(widths)]
     return nn.Sequential(convolution(1, widths[0], stride=2), *blocks, head(widths[-1], hidden, classes))
 
 
 def depthwise(classes: int, widths: Sequence[int], hidden: int) -> nn.Sequential:
     """Convolutions per channel, mixed by 1 x 1 convolutions."""
     stages: list[nn.Module] = [convolution(1, widths[0], stride=2)]
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         mix = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
         stages += [convolution(inputs, inputs, stride=2, groups=inputs), mix]
     return nn.Sequential(*stages, head(widths[-1], hidden, classes))

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from torch.nn import functional
 
 from examples.glyphs import distill, models, perturb, training
 from examples.glyphs.settings import Settings
@@ -28,7 +28,7 @@ Source: TypeAlias = Callable[[torch.Tensor, Parameters], torch.Tensor]
 def train(settings: Settings, source: Source, *, seed: int, student: str = "convnet") -> float:
     """Accuracy, per cent, of a student trained on this source of labels."""
     torch.manual_seed(seed)
-    net = models.student(student, settings.classes).to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = training.placed(models.student(student, settings.classes), settings.device)
     images, recipe = distill.images(settings), settings.distilled_recipe
     adam = training.optimiser(net, RATE, DECAY)
     batches = [
@@ -55,8 +55,8 @@ def soft(file: LabelFile, temperature: float) -> Source:
 
     def loss(found: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         wanted = distill.logits(file, parameters.epochs * images + parameters.images).to(found.device)
-        target = F.softmax(wanted / temperature, dim=1)
-        return F.kl_div(F.log_softmax(found / temperature, dim=1), target, reduction="batchmean")
+        target = functional.softmax(wanted / temperature, dim=1)
+        return functional.kl_div(functional.log_softmax(found / temperature, dim=1), target, reduction="batchmean")
 
     return loss
 
@@ -67,7 +67,7 @@ def hard(classes: int) -> Source:
     def loss(found: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         own, other = (torch.from_numpy(ids % classes) for ids in (parameters.images, parameters.partners))
         share = torch.from_numpy(parameters.shares.astype(np.float32)).to(found.device)
-        each = [F.cross_entropy(found, y.to(found.device), reduction="none") for y in (own, other)]
+        each = [functional.cross_entropy(found, y.to(found.device), reduction="none") for y in (own, other)]
         return (share * each[0] + (1 - share) * each[1]).mean()
 
     return loss

@@ -34,7 +34,8 @@ def at_age(settings: Settings, age: float) -> nn.Module:
     """The teacher as it was after this share of its training; train must have run."""
     state = training.load(_aged(settings.teacher_path(), age), settings.device)
     if state is None:
-        raise FileNotFoundError(f"no teacher of age {age}; there are {', '.join(f'{a:g}' for a in AGES)} after training")
+        ages = ", ".join(f"{known:g}" for known in AGES)
+        raise FileNotFoundError(f"no teacher of age {age}; after training there are {ages}")
     net = _new(settings)
     net.load_state_dict(state["net"])
     return net.eval()
@@ -50,7 +51,7 @@ def fingerprint(net: nn.Module) -> str:
 
 def _new(settings: Settings) -> nn.Module:
     torch.manual_seed(settings.seed)
-    return models.teacher(settings.classes).to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return training.placed(models.teacher(settings.classes), settings.device)
 
 
 def _train(settings: Settings, path: Path) -> dict[str, Any]:

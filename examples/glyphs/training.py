@@ -18,6 +18,12 @@ from examples.glyphs.settings import TEST_VIEWS, Settings
 TEST_BATCH = 500
 
 
+def placed(net: nn.Module, device: torch.device) -> nn.Module:
+    """The network on its device, laid out as convolutions like it."""
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
 def optimiser(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     """AdamW, without decay of norms and biases."""
     flat = [p for p in net.parameters() if p.ndim < 2]
