@@ -24,7 +24,7 @@ class ByteView {
     Py_buffer view_{};
 };
 
-void check_nbits(int nbits) {
+void check_nbits(py::ssize_t nbits) {
     if (nbits < 1 || nbits > kMaxBits) {
         throw py::value_error("nbits must be 1 to " + to_string(kMaxBits) + ", got " + to_string(nbits));
     }
@@ -73,8 +73,9 @@ template <class Code>
                           to_string((1 << nbits) - 1));
 }
 
-py::array pack_array(const py::object& codes_in, int nbits, const py::object& out, py::ssize_t threads) {
-    check_nbits(nbits);
+py::array pack_array(const py::object& codes_in, py::ssize_t bits, const py::object& out, py::ssize_t threads) {
+    check_nbits(bits);
+    const int nbits = static_cast<int>(bits);
     check_threads(threads);
     const py::array codes = checked(codes_in, "codes", code_dtype(nbits), 2);
     const py::ssize_t rows = codes.shape(0), count = codes.shape(1);
@@ -96,9 +97,10 @@ py::array pack_array(const py::object& codes_in, int nbits, const py::object& ou
     return packed;
 }
 
-py::array unpack_array(const py::object& packed_in, int nbits, py::ssize_t count, const py::object& out,
+py::array unpack_array(const py::object& packed_in, py::ssize_t bits, py::ssize_t count, const py::object& out,
                        py::ssize_t threads) {
-    check_nbits(nbits);
+    check_nbits(bits);
+    const int nbits = static_cast<int>(bits);
     check_count(count);
     check_threads(threads);
     const py::array packed = checked(packed_in, "packed", "uint8", 2);
@@ -120,9 +122,10 @@ py::array unpack_array(const py::object& packed_in, int nbits, py::ssize_t count
     return codes;
 }
 
-py::array gather_unpack_array(const py::object& buffer, py::ssize_t row_bytes, const py::object& indices_in, int nbits,
-                              py::ssize_t count, const py::object& out, py::ssize_t threads) {
-    check_nbits(nbits);
+py::array gather_unpack_array(const py::object& buffer, py::ssize_t row_bytes, const py::object& indices_in,
+                              py::ssize_t bits, py::ssize_t count, const py::object& out, py::ssize_t threads) {
+    check_nbits(bits);
+    const int nbits = static_cast<int>(bits);
     check_count(count);
     check_threads(threads);
     const size_t needed = packed_bytes(static_cast<size_t>(count), nbits);

@@ -132,8 +132,8 @@ def test_what_is_written_is_read_by_us_and_by_safetensors(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rows": -1}, "rows must be 0 to"),
-        ({"row_bytes": 2**40}, "row_bytes must be 0 to"),
+        ({"rows": -1}, "rows must be a whole number from 0 to"),
+        ({"row_bytes": 2**40}, "row_bytes must be a whole number from 0 to"),
         ({"rows": 2**61, "row_bytes": 2**20}, "more than a file can hold"),
         ({"metadata": {}}, "metadata key 'codec' is missing"),
         ({"metadata": {"codec": {}}}, "metadata 'codec' has no id"),
@@ -150,6 +150,9 @@ def test_what_is_written_is_read_by_us_and_by_safetensors(
         ({"metadata": {"codec": {"id": "raw"}, "requires": ["magic"]}}, "requires 'magic'"),
         ({"metadata": {"codec": {"id": "raw"}, "temperatures": [float("nan")]}}, "not JSON compliant"),
         ({"tensors": {"codes": np.zeros(1)}}, "'codes' belongs to the format"),
+        ({"tensors": {1: np.zeros(1)}}, "1 belongs to the format or is no text"),
+        ({"rows": 10.0}, "rows must be a whole number from 0 to"),
+        ({"metadata": {"codec": {"id": "raw", "books": object()}}}, "which JSON has no word for"),
         ({"tensors": {"a": np.zeros(1, complex)}}, "'a' is complex128; a file holds U8, I8"),
         ({"tensors": {"a": np.zeros((1,) * 9)}}, "at most 8 whole numbers"),
     ],
@@ -159,3 +162,22 @@ def test_no_file_is_begun_with_wrong_arguments(tmp_path: Path, change: dict[str,
     with pytest.raises(ValueError, match=words):
         LabelFile.create(tmp_path / "labels", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    metadata = {
+        "codec": {"id": "vq", "G": np.int64(2), "nbits": np.uint8(8)},
+        "classes": np.int32(1000),
+        "temperatures": [np.float32(4)],
+        "measured": {"kl": np.arange(2)},
+    }
+    rows = np.zeros((3, 2), np.uint8)
+    with LabelFile.create(tmp_path / "file", rows=np.int64(3), row_bytes=np.int64(2), metadata=metadata) as writer:
+        writer.write(np.int64(0), rows)
+    found = LabelFile(tmp_path / "file").metadata
+    assert (found["codec"]["G"], found["classes"], found["temperatures"], found["measured"]) == (
+        2,
+        1000,
+        [4],
+        {"kl": [0, 1]},
+    )

@@ -145,10 +145,14 @@ def drop(name: str) -> Callable[[dict[str, Any]], None]:
         (metadata(epochs="3", images="2"), Corrupt, "3 epochs of 2 images are not 4 rows"),
         (metadata(teacher=7), Corrupt, "'teacher' is not text"),  # type: ignore[arg-type]
         (drop("codes"), Corrupt, "tensor 'codes' is missing"),
+        (tensor("x", dtype="U8", shape=[0, 2**62, 2**62], data_offsets=[0, 0]), Corrupt, "which no array can have"),
+        (tensor("codes", shape=[0, 2**62], data_offsets=[24, 24]), Corrupt, "rows have 4611686018427387904 bytes"),
+        (metadata(measured='{"kl":1e999}'), Corrupt, "'measured' is not JSON"),
+        (tensor("n" * 200_000, dtype="F128", shape=[], data_offsets=[0, 0]), Corrupt, "dtype 'F128'"),
         (tensor("codes", dtype="I8"), Corrupt, "codes must be U8"),
         (tensor("codes", shape=[8]), Corrupt, "codes must be U8"),
         (tensor("codes", shape=[4, 3]), Corrupt, r"'codes' of shape \(4, 3\) needs 12 bytes, not 8"),
-        (tensor("codes", shape=[2**62, 2**62]), Corrupt, "needs"),
+        (tensor("codes", shape=[2**62, 2**62]), Corrupt, "which no array can have"),
         (tensor("codes", shape=[2**64, 2]), Corrupt, "whole numbers"),
         (tensor("codes", shape=[-4, -2]), Corrupt, "whole numbers"),
         (tensor("codes", shape=[True, 8]), Corrupt, "whole numbers"),
@@ -201,6 +205,16 @@ def test_repeated_tensor_is_refused(tmp_path: Path) -> None:
     write_header(tmp_path / "file", text[:-1] + b',"codes":{}}', bytes(32))
     with pytest.raises(Corrupt, match="'codes' appears twice"):
         LabelFile(tmp_path / "file")
+
+
+def test_repeat_among_many_names_is_found_at_once(tmp_path: Path) -> None:
+    names = [f"{number:x}" for number in range(48_000)]
+    text = "{" + ",".join(f'"{name}":0' for name in [*names, names[-1]]) + "}"
+    write_header(tmp_path / "file", text.encode())
+    begin = time.monotonic()
+    with pytest.raises(Corrupt, match="'bb7f' appears twice"):
+        LabelFile(tmp_path / "file")
+    assert time.monotonic() - begin < 5, "by looking at every pair it takes 20 seconds"
 
 
 def torch_archive() -> bytes:

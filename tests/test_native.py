@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -149,24 +150,32 @@ def test_threads_write_their_own_rows_only() -> None:
             np.testing.assert_array_equal(_native.pack(codes, nbits, threads=8), expected)
 
 
-def test_lock_is_released() -> None:
+@pytest.mark.parametrize("name", ["pack", "unpack", "gather_unpack"])
+def test_lock_is_released(name: str) -> None:
+    """While one long call runs in another thread, this one goes on: its clock ticks inside the span of the call."""
     packed = np.zeros((1 << 22, 12), np.uint8)
-    out = np.empty((1 << 22, 8), np.uint16)
-    started = threading.Event()
+    codes = np.zeros((1 << 22, 8), np.uint16)
+    calls = {
+        "pack": lambda: _native.pack(codes, 12, out=packed),
+        "unpack": lambda: _native.unpack(packed, 12, 8, out=codes),
+        "gather_unpack": lambda: _native.gather_unpack(packed, 12, np.arange(1 << 22), 12, 8, out=codes),
+    }
+    spans: list[tuple[float, float]] = []
 
     def work() -> None:
-        started.set()
         for _ in range(5):
-            _native.unpack(packed, 12, 8, out=out)
+            begin = time.perf_counter()
+            calls[name]()
+            spans.append((begin, time.perf_counter()))
 
-    worker = threading.Thread(target=work)
+    worker, ticks = threading.Thread(target=work), []
     worker.start()
-    started.wait()
-    turns = 0
     while worker.is_alive():
-        turns += 1
-    # With the lock held there is at most one turn between two calls.
-    assert turns > 100
+        ticks.append(time.perf_counter())
+        time.sleep(0.0002)
+    # With the lock held, a tick could fall between two calls, never in the middle of one.
+    middle = [(begin + (end - begin) * 0.25, begin + (end - begin) * 0.75) for begin, end in spans]
+    assert any(begin < tick < end for begin, end in middle for tick in ticks)
 
 
 def test_environment_chooses_the_path() -> None:
@@ -191,6 +200,7 @@ READ_ONLY.flags.writeable = False
     ("call", "kind", "words"),
     [
         (lambda: _native.pack(U8, 0), ValueError, "nbits must be 1 to 24, got 0"),
+        (lambda: _native.pack(U8, 2**40), ValueError, "nbits must be 1 to 24, got 1099511627776"),
         (lambda: _native.pack(U8, 25), ValueError, "nbits must be 1 to 24, got 25"),
         (lambda: _native.pack(U8, 9), TypeError, "codes must be uint16, got uint8; convert with .astype"),
         (lambda: _native.pack(U8.astype(np.int64), 4), TypeError, "codes must be uint8, got int64"),

@@ -7,19 +7,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, simd_paths
 
-from vqlabel import _native
-
+BEST = simd_paths()[-1]
 STRICT = ["-std=c++17", "-O2", "-pthread", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 
 
 @pytest.mark.parametrize(
     ("compiler", "runner", "simd"),
     [
-        (["c++"], [], _native.simd()),
-        (["clang++"], [], _native.simd()),
-        (["clang++", "-fsanitize=address,undefined", "-fno-sanitize-recover"], [], _native.simd()),
+        (["c++"], [], BEST),
+        (["clang++"], [], BEST),
+        (["clang++", "-fsanitize=address,undefined", "-fno-sanitize-recover"], [], BEST),
         (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"], "neon"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

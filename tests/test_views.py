@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,33 @@ def test_files_without_views_say_so(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="the file holds no reference views to compare images with"):
         LabelFile(tmp_path / "labels").verify(images=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("replay", "words"),
+    [
+        ({"recipe": 5, "views": []}, "a replay recipe is a JSON object, got 5"),
+        ({"recipe": RECIPE.to_json(), "views": 7}, "the stored reference views are 7, not a list of 8"),
+        ({"recipe": RECIPE.to_json(), "views": [1] * 8}, "reference view 0 differs"),
+        ({"recipe": RECIPE.to_json(), "views": ["zz"] * 8}, "non-hexadecimal"),
+        (
+            {"recipe": {**RECIPE.to_json(), "images": 2**32}, "views": ["00"] * 8},
+            r"images must have shape \[4294967296, c",
+        ),
+        (
+            {"recipe": {**RECIPE.to_json(), "size": 2**15}, "views": ["00"] * 8},
+            "size must be a whole number from 1 to 4096",
+        ),
+    ],
+)
+def test_hostile_recipes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: dict[str, object], words: str
+) -> None:
+    path = tmp_path / "labels"
+    with LabelFile.create(path, rows=0, row_bytes=1, metadata={"codec": {"id": "raw"}, "replay": replay}):
+        pass
+    np.save(tmp_path / "images.npy", IMAGES.numpy())
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(path), "--images", str(tmp_path / "images.npy")])
+    assert caught.value.code == 1
+    assert re.search(words, capsys.readouterr().err)

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except (FormatError, OSError, ValueError) as error:
+    except (FormatError, OSError, ValueError, EOFError) as error:
         _say(f"error: {_one_line(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(options: argparse.Namespace) -> int:
     file = LabelFile(options.file)
     if options.json:
-        print(json.dumps(_summary(file), ensure_ascii=False, indent=2))
+        print(json.dumps(_summary(file), indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -112,10 +112,10 @@ def _one_line(value: object) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
 
 
-def _safe(value: str) -> str:
-    from rich.markup import escape
+def _safe(value: str) -> Any:
+    from rich.text import Text
 
-    return escape(_one_line(value))
+    return Text(_one_line(value))  # no markup, no emoji
 
 
 def _say(message: str) -> None:

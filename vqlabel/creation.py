@@ -10,14 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlabel._version import __version__
-from vqlabel.errors import FormatError, Truncated, about
-from vqlabel.format import CHUNK_CRCS, CODES, CRCS, DTYPE_NAMES, FORMAT_VERSION, Header, build_header, checksum
+from vqlabel.errors import Corrupt, FormatError, NewerVersion, Truncated, about
+from vqlabel.format import (
+    CHUNK_CRCS,
+    CODES,
+    CRCS,
+    DTYPE_NAMES,
+    FORMAT_VERSION,
+    MAX_ROW_BYTES,
+    Header,
+    build_header,
+    checksum,
+)
 from vqlabel.metadata import format_metadata
-from vqlabel.storage import PARTIAL, chunk_is_sound, opened, read_chunk_table, read_sound_header
-from vqlabel.writer import LabelWriter, put, resumable
+from vqlabel.storage import PARTIAL, chunk_is_sound, opened, read_chunk_table, read_sound_header, unsound_tensors
+from vqlabel.writer import LabelWriter, put, sync_directory
 
 CHUNK_BYTES = 2**16  # about this many bytes of rows share a checksum
-MAX_ROW_BYTES = 2**31
 
 
 def create(
@@ -31,6 +40,8 @@ def create(
     path = os.path.abspath(os.fspath(path))
     arrays = _checked_tensors(tensors)
     header = _new_header(rows, row_bytes, arrays, metadata)
+    if path.endswith(PARTIAL):
+        raise ValueError(f"{path}: names that end in {PARTIAL} are for files that are being written")
     if os.path.exists(path):
         raise FileExistsError(f"{path} exists; delete it or choose another name")
     try:
@@ -38,41 +49,67 @@ def create(
     except FileExistsError:
         raise FileExistsError(f"{path}{PARTIAL} exists: go on with LabelFile.resume, or delete it") from None
     try:
-        crcs = [header.crc, *(checksum(arrays[name]) for name in header.summed())]
-        arrays[CRCS] = np.array(crcs, "<u4")
-        arrays[CHUNK_CRCS] = np.zeros(header.chunks, "<u4")
-        put(fd, 0, np.frombuffer(header.raw, np.uint8), path)
-        for name, array in arrays.items():
-            put(fd, header.tensors[name].offset, array, path)
         _claim_room(fd, header, path)
+        _write_head(fd, header, arrays, path)
+    except BaseException:
+        os.unlink(path + PARTIAL)  # no row is in it yet, and it could not be resumed
+        raise
     finally:
         os.close(fd)
+    sync_directory(path)
     return LabelWriter(path, header)
+
+
+def _write_head(fd: int, header: Header, arrays: Mapping[str, NDArray[Any]], path: str) -> None:
+    # The header's own checksum comes last: a file that has it has everything before its rows.
+    put(fd, 0, np.frombuffer(header.raw, np.uint8), path)
+    for name, array in arrays.items():
+        put(fd, header.tensors[name].offset, array, path)
+    put(fd, header.tensors[CHUNK_CRCS].offset, np.zeros(header.chunks, "<u4"), path)
+    os.fsync(fd)
+    crcs = [header.crc, *(checksum(arrays[name]) for name in header.summed())]
+    put(fd, header.tensors[CRCS].offset, np.array(crcs, "<u4"), path)
+    os.fsync(fd)
 
 
 def resume(path: str | os.PathLike[str]) -> LabelWriter:
     """Writer of a file that `create` began. Chunks that do not match their checksum count as missing again."""
-    path = os.path.abspath(os.fspath(path))
+    path = os.path.abspath(os.fspath(path)).removesuffix(PARTIAL)
     partial = path + PARTIAL
     if not os.path.exists(partial):
         state = "is finished" if os.path.exists(path) else "was never begun with LabelFile.create"
         raise FileNotFoundError(f"{partial} does not exist: {path} {state}")
     with about(partial), opened(partial, os.O_RDWR) as fd:
-        try:
-            header = read_sound_header(fd, whole=False)
-        except Truncated:
-            raise Truncated("its writer stopped before the header was complete; delete it and begin again") from None
-        _claim_room(fd, header, path)
+        header = _resumable_header(fd)
+        # Other processes may be writing: a checksum is read before its rows, and again before it is taken away.
         for index, crc in enumerate(read_chunk_table(fd, header).tolist()):
-            if crc and not chunk_is_sound(fd, header, index, crc):
-                put(fd, header.tensors[CHUNK_CRCS].offset + 4 * index, np.zeros(1, "<u4"), path)
+            offset = header.tensors[CHUNK_CRCS].offset + 4 * index
+            if (
+                crc
+                and not chunk_is_sound(fd, header, index, crc)
+                and os.pread(fd, 4, offset) == crc.to_bytes(4, "little")
+            ):
+                put(fd, offset, np.zeros(1, "<u4"), path)
     return LabelWriter(path, header)
 
 
+def _resumable_header(fd: int) -> Header:
+    try:
+        header = read_sound_header(fd)
+    except NewerVersion:
+        raise
+    except FormatError:
+        raise Truncated(
+            "its writer stopped before the first row, or it is damaged; delete it and begin again"
+        ) from None
+    damaged = unsound_tensors(fd, header)
+    if damaged:
+        raise Corrupt(f"tensor {damaged[0]!r:.80} is damaged; delete the file and begin again")
+    return header
+
+
 def _new_header(rows: int, row_bytes: int, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> Header:
-    for name, value, most in (("rows", rows, 2**62), ("row_bytes", row_bytes, MAX_ROW_BYTES)):
-        if not 0 <= value <= most:
-            raise ValueError(f"{name} must be 0 to {most}, got {value}")
+    rows, row_bytes = _whole("rows", rows, 2**62), _whole("row_bytes", row_bytes, MAX_ROW_BYTES)
     if rows * row_bytes > 2**62:
         raise ValueError(f"{rows} rows of {row_bytes} bytes are more than a file can hold")
     fixed = {"format": "vqlabel", "format_version": FORMAT_VERSION}
@@ -84,11 +121,17 @@ def _new_header(rows: int, row_bytes: int, arrays: Mapping[str, NDArray[Any]], m
         raise ValueError(f"no reader would accept this file: {error}") from None
 
 
+def _whole(name: str, value: Any, most: int) -> int:
+    if not isinstance(value, (int, np.integer)) or not 0 <= value <= most:
+        raise ValueError(f"{name} must be a whole number from 0 to {most}, got {value!r:.80}")
+    return int(value)
+
+
 def _checked_tensors(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     arrays = {}
     for name, tensor in tensors.items():
-        if name in (CODES, CHUNK_CRCS, CRCS, "__metadata__"):
-            raise ValueError(f"tensor name {name!r} belongs to the format; choose another")
+        if not isinstance(name, str) or name in (CODES, CHUNK_CRCS, CRCS, "__metadata__"):
+            raise ValueError(f"tensor name {name!r} belongs to the format or is no text; choose another")
         array = np.asarray(tensor)
         little = array.dtype.newbyteorder("<")
         if little not in DTYPE_NAMES:
@@ -105,4 +148,5 @@ def _claim_room(fd: int, header: Header, path: str) -> None:
         else:
             os.ftruncate(fd, header.file_bytes)
     except OSError as error:
-        raise resumable(error, path) from error
+        words = f"{error.strerror}: {path} needs {header.file_bytes:,} bytes; make room and begin again"
+        raise OSError(error.errno, words) from error

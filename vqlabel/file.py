@@ -24,7 +24,7 @@ from vqlabel.storage import (
     read_sound_header,
     read_tensor,
     spelled,
-    tensor_is_sound,
+    unsound_tensors,
 )
 from vqlabel.verify import Verdict, check, differing_views
 
@@ -40,9 +40,10 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 class LabelFile:
     """A finished label file.
 
-    Opening reads and checks the header, no rows. The rows come on first use: copied into memory when they are few
-    (and checked on the way), mapped when they are many; `load` says "copy" or "map" to decide otherwise.
-    Pickling takes the path along, not the rows.
+    Opening reads and checks the header, no rows. The rows come on first use: copied into memory when they are few,
+    mapped when they are many; `load` says "copy" or "map" to decide otherwise. Copied rows are checked on the way;
+    mapped ones are not, so `verify` a large file once after fetching it, and do not shorten it while it is read: the
+    system ends a process that touches what is gone. Pickling takes the path along, not the rows.
 
     >>> import numpy as np, tempfile
     >>> path = tempfile.mkdtemp() + "/labels.safetensors"
@@ -139,7 +140,7 @@ class LabelFile:
         if name not in self.tensor_names:
             raise KeyError(f"no tensor {name!r}; there are {', '.join(self.tensor_names) or 'none'}")
         with self._reopened() as fd:
-            if not tensor_is_sound(fd, self.header, name):
+            if unsound_tensors(fd, self.header, [name]):
                 raise Corrupt(f"tensor {name!r} does not match its checksum; fetch the file again")
             return read_tensor(fd, self.header.tensors[name])
 

@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 PAGE_BYTES = 4096  # codes start at a multiple of this
 MAX_HEADER_BYTES = 2**19
 MAX_DIMENSIONS = 8
+MAX_ROW_BYTES = 2**31
 CODES, CHUNK_CRCS, CRCS = "codes", "codes.crc32", "crc32"
 
 DTYPES = {
@@ -110,10 +111,7 @@ def read_header(read: Callable[[int, int], bytes], file_bytes: int) -> Header:
         raise NotALabelFile(_what_it_looks_like(prefix))
     if 8 + length > file_bytes:
         raise Truncated(f"the header has {length} bytes, but only {file_bytes - 8} follow; fetch the file again")
-    raw = prefix + read(8, length)
-    if len(raw) != 8 + length:
-        raise Truncated("the file became shorter while it was read")
-    return _parse(raw)
+    return _parse(prefix + read(8, length))
 
 
 def _what_it_looks_like(prefix: bytes) -> str:
@@ -153,31 +151,33 @@ def _parse_tensors(entries: dict[str, Any], data_start: int) -> dict[str, Tensor
     position = 0
     for (begin, end), name in found:
         if begin != position:
-            raise Corrupt(f"tensor {name!r} starts at {begin}, but the one before it ends at {position}")
+            raise Corrupt(f"tensor {name!r:.80} starts at {begin}, but the one before it ends at {position}")
         tensors[name] = tensor = _tensor(name, entries[name], data_start + begin)
         if tensor.nbytes != end - begin:
-            raise Corrupt(f"tensor {name!r} of shape {tensor.shape} needs {tensor.nbytes} bytes, not {end - begin}")
+            raise Corrupt(f"tensor {name!r:.80} of shape {tensor.shape} needs {tensor.nbytes} bytes, not {end - begin}")
         if tensor.offset % tensor.dtype.itemsize:
-            raise Corrupt(f"tensor {name!r} is misaligned: {tensor.dtype} at byte {tensor.offset}")
+            raise Corrupt(f"tensor {name!r:.80} is misaligned: {tensor.dtype} at byte {tensor.offset}")
         position = end
     return tensors
 
 
 def _offsets(name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise Corrupt(f"tensor {name!r} needs dtype, shape and data_offsets, and nothing else")
+        raise Corrupt(f"tensor {name!r:.80} needs dtype, shape and data_offsets, and nothing else")
     offsets = entry["data_offsets"]
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise Corrupt(f"tensor {name!r} has data_offsets {offsets!r:.80}, not [begin, end]")
+        raise Corrupt(f"tensor {name!r:.80} has data_offsets {offsets!r:.80}, not [begin, end]")
     return offsets[0], offsets[1]
 
 
 def _tensor(name: str, entry: dict[str, Any], offset: int) -> Tensor:
     dtype, shape = entry["dtype"], entry["shape"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise Corrupt(f"tensor {name!r} has dtype {dtype!r:.40}, not one of {', '.join(DTYPES)}")
+        raise Corrupt(f"tensor {name!r:.80} has dtype {dtype!r:.40}, not one of {', '.join(DTYPES)}")
     if not _is_counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise Corrupt(f"tensor {name!r} has shape {shape!r:.80}, not at most {MAX_DIMENSIONS} whole numbers")
+        raise Corrupt(f"tensor {name!r:.80} has shape {shape!r:.80}, not at most {MAX_DIMENSIONS} whole numbers")
+    if math.prod(max(side, 1) for side in shape) * DTYPES[dtype].itemsize >= 2**63:
+        raise Corrupt(f"tensor {name!r:.80} has shape {shape!r:.80}, which no array can have")
     return Tensor(DTYPES[dtype], tuple(shape), offset)
 
 
@@ -193,6 +193,8 @@ def _check_roles(header: Header) -> None:
     codes = tensors[CODES]
     if codes.dtype != np.uint8 or len(codes.shape) != 2:
         raise Corrupt(f"codes must be U8 [rows, row_bytes], not {codes.dtype} {codes.shape}")
+    if codes.shape[1] > MAX_ROW_BYTES:
+        raise Corrupt(f"rows have {codes.shape[1]} bytes, more than {MAX_ROW_BYTES}")
     if any(tensor.offset > codes.offset for tensor in tensors.values()) or codes.offset % PAGE_BYTES:
         raise Corrupt(f"codes must come last and start at a multiple of {PAGE_BYTES}, not at {codes.offset}")
     for name, length in ((CHUNK_CRCS, header.chunks), (CRCS, 1 + len(header.summed()))):

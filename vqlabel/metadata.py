@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vqlabel.errors import Corrupt, NewerVersion
 
 # What the text of a known key stands for. Keys that begin with "x." belong to the user; other keys are reserved.
@@ -34,17 +36,18 @@ def read_json(text: str) -> Any:
     """Strict JSON: no repeated key, no NaN, no lone surrogate, no depth that would end the interpreter."""
     try:
         value = json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except RecursionError:
         raise ValueError("too deeply nested") from None
     return value
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r:.80} appears twice")
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"{name!r:.80} appears twice")
+        result[name] = value
     return result
 
 
@@ -60,7 +63,7 @@ def parse_metadata(texts: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {}
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise Corrupt(f"metadata {key!r} is not text")
+            raise Corrupt(f"metadata {key!r:.80} is not text")
         if key in KINDS or key.startswith("x."):
             metadata[key] = _parse_value(key, text)
     _check_values(metadata)
@@ -122,8 +125,14 @@ def _format_value(key: str, value: Any) -> str:
     kind = KINDS.get(key, TEXT)
     if kind == TEXT and isinstance(value, str):
         return value
-    if kind == COUNT and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
-        return str(value)
+    if kind == COUNT and isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < 10**18:
+        return str(int(value))
     if (kind == OBJECT and isinstance(value, dict)) or (kind == LIST and isinstance(value, list)):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    raise ValueError(f"metadata {key!r} must be {kind}, got {value!r:.80}")
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+    raise ValueError(f"metadata {key!r:.80} must be {kind}, got {value!r:.80}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise ValueError(f"metadata holds {value!r:.80}, which JSON has no word for")

@@ -20,7 +20,8 @@ from vqlabel.tables import beta_quantiles, log_uniform_quantiles
 NO_MIX, CUTMIX, MIXUP = 0, 1, 2  # kinds
 ORDER_STREAM = 3  # the draws that put a batch in the order of its partners
 USER_STREAM = 2**16  # yours from here on
-MAX_SIDE = 2**15
+MAX_SIDE = 2**15  # of a source image
+MAX_VIEW = 2**12
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class ReplayRecipe:
     def __post_init__(self) -> None:
         _check_whole("seed", self.seed, 0, 2**64 - 1)
         _check_whole("images", self.images, 1, 2**32)
-        for name in ("height", "width", "size"):
-            _check_whole(name, getattr(self, name), 1, MAX_SIDE)
+        for name, limit in (("height", MAX_SIDE), ("width", MAX_SIDE), ("size", MAX_VIEW)):
+            _check_whole(name, getattr(self, name), 1, limit)
         for name, least, most in (("scale", 0.0, 1.0), ("ratio", 1e-3, 1e3)):
             low, high = _pair(name, getattr(self, name))
             if not least < low <= high <= most:
@@ -103,10 +104,14 @@ class ReplayRecipe:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ReplayRecipe:
         """Recipe of these fields; ValueError for one that is not known: it would change the views."""
+        if not isinstance(fields, dict):
+            raise ValueError(f"a replay recipe is a JSON object, got {fields!r:.80}")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in fields:
             if name not in known:
-                raise ValueError(f"replay field {name!r} is not known; this vqlabel knows {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"replay field {name!r:.80} is not known; this vqlabel knows {', '.join(sorted(known))}"
+                )
         try:
             return cls(**fields)
         except TypeError as error:
@@ -192,7 +197,7 @@ def _check_number(name: str, value: Any, least: float, most: float) -> None:
 
 def _pair(name: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"{name} must be two numbers, got {value!r}")
+        raise ValueError(f"{name} must be two numbers, got {value!r:.80}")
     for number in value:
         _check_number(name, number, 0, 1e9)
     return float(value[0]), float(value[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import resource
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,7 @@ class CopiedRows:
     def __init__(self, fd: int, header: Header, crcs: Array) -> None:
         codes, self._row_bytes = header.tensors[CODES], header.row_bytes
         memory = mmap.mmap(-1, max(codes.nbytes, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        _advise(memory, "MADV_HUGEPAGE")
         self._buffer = memoryview(memory)[: codes.nbytes]
         for index, crc in enumerate(crcs.tolist()):
             rows = header.chunk(index)
@@ -49,11 +49,10 @@ class MappedRows:
 
     def __init__(self, fd: int, header: Header) -> None:
         self._map = mmap.mmap(fd, header.file_bytes, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):
-            self._map.madvise(mmap.MADV_RANDOM)
+        _advise(self._map, "MADV_RANDOM")
         self._start, self._rows, self._row_bytes = header.tensors[CODES].offset, header.rows, header.row_bytes
         self._buffer = memoryview(self._map)[self._start :]
-        self._asks_left = PROBE_EVERY if hasattr(mmap, "MADV_WILLNEED") else 0
+        self._asks_left = PROBE_EVERY
 
     def gather_unpack(self, indices: Array, **options: Any) -> Array:
         """Codes of these rows, as `_native.gather_unpack`."""
@@ -63,7 +62,7 @@ class MappedRows:
             return _native.gather_unpack(self._buffer, self._row_bytes, indices, **options)
         faults = _major_faults()
         codes = _native.gather_unpack(self._buffer, self._row_bytes, indices, **options)
-        if _major_faults() - faults > len(indices) // 64 and hasattr(mmap, "MADV_WILLNEED"):
+        if _major_faults() - faults > len(indices) // 64:
             self._asks_left = PROBE_EVERY
         return codes
 
@@ -71,7 +70,14 @@ class MappedRows:
         existing = indices[(indices >= 0) & (indices < self._rows)]  # the gather complains of the others
         for row_start in (self._start + existing * self._row_bytes).tolist():
             page = row_start - row_start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, page, row_start + self._row_bytes - page)
+            _advise(self._map, "MADV_WILLNEED", page, row_start + self._row_bytes - page)
+
+
+def _advise(memory: mmap.mmap, advice: str, *span: int) -> None:
+    # A hint: a system that does not know it, or a kernel built without it, goes without.
+    if hasattr(mmap, advice):
+        with suppress(OSError):
+            memory.madvise(getattr(mmap, advice), *span)
 
 
 def _major_faults() -> int:
@@ -89,7 +95,7 @@ class EmptyRows:
         bad = np.flatnonzero((indices < 0) | (indices >= self._rows))
         if bad.size:
             raise IndexError(f"indices[{bad[0]}] is {indices[bad[0]]}, but there are {self._rows} rows")
-        return np.empty((len(indices), 0), np.uint8)
+        return _native.gather_unpack(bytes(1), 1, np.zeros_like(indices), **options)
 
 
 def load_rows(fd: int, header: Header, crcs: Array, *, copy: bool) -> CopiedRows | MappedRows | EmptyRows:

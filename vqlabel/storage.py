@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,13 +56,12 @@ def read_tensor(fd: int, tensor: Tensor) -> Array:
     return array
 
 
-def read_sound_header(fd: int, *, whole: bool = True) -> Header:
-    """Header that agrees with its checksum and, if whole is asked for, with the size of the file."""
+def read_sound_header(fd: int) -> Header:
+    """Header that agrees with its checksum and with the size of the file."""
     size = os.fstat(fd).st_size
     header = read_header(lambda offset, count: read_exactly(fd, offset, count), size)
-    needed = header.file_bytes if whole else header.tensors[CODES].offset
-    if size < needed:
-        raise Truncated(f"the file has {size} bytes of {needed}; fetch it again")
+    if size < header.file_bytes:
+        raise Truncated(f"the file has {size} bytes of {header.file_bytes}; fetch it again")
     if size > header.file_bytes:
         raise Corrupt(f"{size - header.file_bytes} bytes follow the last tensor")
     if read_tensor(fd, header.tensors[CRCS])[0] != checksum(header.raw):
@@ -84,11 +83,11 @@ def region_checksum(fd: int, offset: int, size: int) -> int:
     return crc or 1
 
 
-def tensor_is_sound(fd: int, header: Header, name: str) -> bool:
-    """Whether a tensor other than the codes agrees with its checksum."""
-    tensor = header.tensors[name]
-    stored = read_tensor(fd, header.tensors[CRCS])[1 + header.summed().index(name)]
-    return bool(stored == region_checksum(fd, tensor.offset, tensor.nbytes))
+def unsound_tensors(fd: int, header: Header, names: Iterable[str] | None = None) -> list[str]:
+    """Which of the codec's tensors (all, if none are named) do not agree with their checksums."""
+    stored = dict(zip(header.summed(), read_tensor(fd, header.tensors[CRCS])[1:].tolist(), strict=True))
+    regions = {name: header.tensors[name] for name in (stored if names is None else names)}
+    return [n for n, tensor in regions.items() if stored[n] != region_checksum(fd, tensor.offset, tensor.nbytes)]
 
 
 def chunk_is_sound(fd: int, header: Header, index: int, stored: int) -> bool:
@@ -103,7 +102,7 @@ def read_chunk_table(fd: int, header: Header) -> Array:
     return read_tensor(fd, header.tensors[CHUNK_CRCS])
 
 
-def joined(ranges: Iterator[range]) -> list[range]:
+def joined(ranges: Iterable[range]) -> list[range]:
     """Ranges in order, neighbours made one."""
     result: list[range] = []
     for rows in ranges:

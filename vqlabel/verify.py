@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vqlabel.format import Header
-from vqlabel.storage import Array, chunk_is_sound, joined, spelled, tensor_is_sound
+from vqlabel.storage import Array, chunk_is_sound, joined, spelled, unsound_tensors
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Verdict:
 
 def check(fd: int, header: Header, crcs: Array, progress: Callable[[int], object] | None) -> Verdict:
     """Compare all tensors and all chunks of rows with their checksums."""
-    bad_tensors = [name for name in header.summed() if not tensor_is_sound(fd, header, name)]
+    bad_tensors = unsound_tensors(fd, header)
     bad_chunks = []
     for index, crc in enumerate(crcs.tolist()):
         rows = header.chunk(index)
@@ -39,7 +39,7 @@ def check(fd: int, header: Header, crcs: Array, progress: Callable[[int], object
             bad_chunks.append(rows)
         if progress is not None:
             progress(len(rows) * header.row_bytes)
-    return Verdict(joined(iter(bad_chunks)), bad_tensors)
+    return Verdict(joined(bad_chunks), bad_tensors)
 
 
 def differing_views(metadata: dict[str, Any], images: Any) -> str:
@@ -50,8 +50,9 @@ def differing_views(metadata: dict[str, Any], images: Any) -> str:
     replay = metadata.get("replay", {})
     if "recipe" not in replay or "views" not in replay:
         raise ValueError("the file holds no reference views to compare images with")
+    recipe = ReplayRecipe.from_json(replay["recipe"])
     try:
-        check_fingerprint(images, ReplayRecipe.from_json(replay["recipe"]), replay["views"])
+        check_fingerprint(images, recipe, replay["views"])
     except ValueError as error:
         return str(error)
     return ""

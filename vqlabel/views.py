@@ -93,8 +93,13 @@ def fingerprint(images: Source, recipe: ReplayRecipe) -> list[str]:
 
 def check_fingerprint(images: Source, recipe: ReplayRecipe, stored: Sequence[str]) -> None:
     """Raise ValueError if the views of these images are not those that the labels were made for."""
+    if not isinstance(stored, (list, tuple)) or len(stored) != REFERENCE_VIEWS:
+        raise ValueError(f"the stored reference views are {stored!r:.80}, not a list of {REFERENCE_VIEWS}")
+    shape = () if callable(images) else tuple(images.shape)
+    if shape and (len(shape) != 4 or shape[0] != recipe.images):
+        raise ValueError(f"images must have shape [{recipe.images}, c, H, W], got {list(shape)}")
     for index, (thumbnail, text) in enumerate(zip(_thumbnails(images, recipe), stored, strict=True)):
-        expected = np.frombuffer(bytes.fromhex(text), np.uint8)
+        expected = np.frombuffer(bytes.fromhex(text if isinstance(text, str) else ""), np.uint8)
         if expected.shape != thumbnail.shape or np.abs(thumbnail.astype(int) - expected).max() > TOLERANCE:
             raise ValueError(
                 f"reference view {index} differs from the one the labels were made for: "
@@ -105,9 +110,11 @@ def check_fingerprint(images: Source, recipe: ReplayRecipe, stored: Sequence[str
 def _thumbnails(images: Source, recipe: ReplayRecipe) -> NDArray[np.uint8]:
     import torch
 
-    ids = np.arange(REFERENCE_VIEWS) * recipe.images // REFERENCE_VIEWS
     # in batch mode mixing belongs to a batch; the crops and the pixels say enough
-    views = apply(images, recipe.unmixed().parameters(np.arange(REFERENCE_VIEWS), ids))
-    small = torch.nn.functional.adaptive_avg_pool2d(views.mean(1), min(THUMBNAIL_SIDE, recipe.size)).flatten(1)
-    rounded: NDArray[np.uint8] = (small.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    plain, side = recipe.unmixed(), min(THUMBNAIL_SIDE, recipe.size)
+    small = []
+    for index in range(REFERENCE_VIEWS):  # one at a time: a view may be large
+        view = apply(images, plain.parameters(index, [index * recipe.images // REFERENCE_VIEWS]))
+        small.append(torch.nn.functional.adaptive_avg_pool2d(view.mean(1), side).flatten())
+    rounded: NDArray[np.uint8] = (torch.stack(small).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return rounded

@@ -10,21 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlabel import _native
-from vqlabel.errors import Unfinished
+from vqlabel.errors import Corrupt, Unfinished
 from vqlabel.format import CHUNK_CRCS, CODES, Header
 from vqlabel.metadata import codes_of
-from vqlabel.storage import PARTIAL, joined, read_chunk_table, region_checksum, spelled
+from vqlabel.storage import PARTIAL, joined, read_chunk_table, region_checksum, spelled, unsound_tensors
 
 
 class LabelWriter:
     """Fills `path.partial`; `close` makes it `path`.
 
     Rows come as ranges, in any order and each once. A chunk counts as written when all its rows are there and its
-    checksum is; what a stopped writer leaves behind is whole chunks and nothing else that counts. Several processes may
-    write one file: pickle the writer to them or let each call `LabelFile.resume`, and give each whole chunks
-    (multiples of `rows_per_chunk`). One of them calls `close`, the others `detach`.
+    checksum is; what a stopped writer leaves behind is whole chunks and nothing else that counts.
 
-    As a context manager it closes at the end, or leaves the .partial file to be resumed if the block failed.
+    Several processes may write one file: pickle the writer to them, or let each call `LabelFile.resume`. Give each
+    whole chunks (multiples of `rows_per_chunk`) of one list of rows: two that ask for `missing` at different times get
+    different lists. When all are done, one of them calls `close`, the others `detach`.
+
+    As a context manager, for the one that closes, it closes at the end, or leaves the .partial file to be resumed if
+    the block failed.
     """
 
     def __init__(self, path: str, header: Header) -> None:
@@ -44,6 +47,8 @@ class LabelWriter:
     def write(self, start: int, rows: NDArray[np.uint8]) -> None:
         """Rows start, start + 1, ... of the set: uint8 [n, row_bytes]."""
         rows = _checked_rows(rows, start, self.header)
+        if len(rows) == 0:
+            return
         size = self.rows_per_chunk
         for index in range(start // size, -(-(start + len(rows)) // size)):
             chunk = self.header.chunk(index)
@@ -78,8 +83,13 @@ class LabelWriter:
 
     def close(self) -> None:
         """Check that every row is there, make the file durable and give it its name."""
-        if self._fd is None and not os.path.exists(self.path + PARTIAL) and os.path.exists(self.path):
-            return  # closed before
+        if not os.path.exists(self.path + PARTIAL) and os.path.exists(self.path):
+            return  # closed before, here or by another process
+        damaged = unsound_tensors(self._file(), self.header)
+        if damaged:
+            raise Corrupt(
+                f"{self.path}{PARTIAL}: tensor {damaged[0]!r:.80} is damaged; delete the file and begin again"
+            )
         missing = self.missing()
         if missing:
             self.detach()
@@ -89,7 +99,7 @@ class LabelWriter:
         os.fsync(self._file())
         self.detach()
         os.rename(self.path + PARTIAL, self.path)
-        _sync_directory(self.path)
+        sync_directory(self.path)
 
     def detach(self) -> None:
         """Let go of the file in this process; rows of chunks that are not whole yet will be missing."""
@@ -116,7 +126,11 @@ class LabelWriter:
 
     def _file(self) -> int:
         if self._fd is None:
-            self._fd = os.open(self.path + PARTIAL, os.O_RDWR)
+            fd = os.open(self.path + PARTIAL, os.O_RDWR)
+            if os.pread(fd, len(self.header.raw), 0) != self.header.raw:
+                os.close(fd)
+                raise Corrupt(f"{self.path}{PARTIAL} is not the file that this writer was made for; resume it anew")
+            self._fd = fd
         return self._fd
 
     def _codes_offset(self, row: int) -> int:
@@ -137,14 +151,10 @@ def put(fd: int, offset: int, array: NDArray[Any], path: str) -> None:
             count = os.pwrite(fd, data, offset)
             offset, data = offset + count, data[count:]
     except OSError as error:
-        raise resumable(error, path) from error
-
-
-def resumable(error: OSError, path: str) -> OSError:
-    """The same error in words that say what became of the file and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "make room" if full else "when that is mended"
-    return OSError(error.errno, f"{error.strerror}; {path}{PARTIAL} is kept: {advice} and go on with LabelFile.resume")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "make room" if full else "when that is mended"
+        words = f"{error.strerror}; {path}{PARTIAL} is kept: {advice} and go on with LabelFile.resume"
+        raise OSError(error.errno, words) from error
 
 
 def _checked_rows(rows: NDArray[np.uint8], start: int, header: Header) -> NDArray[np.uint8]:
@@ -158,7 +168,8 @@ def _checked_rows(rows: NDArray[np.uint8], start: int, header: Header) -> NDArra
     return rows
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
+    """Make the names in the folder of this file durable."""
     directory = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(directory)

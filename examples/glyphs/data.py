@@ -160,7 +160,7 @@ def _different(images: NDArray[np.uint8], alike: float) -> NDArray[np.intp]:
 
 def _read(path: Path) -> Glyphs | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             glyphs = Glyphs(stored["code_points"], stored["train"], stored["test"])
             return glyphs if str(stored["fingerprint"]) == glyphs.fingerprint() else None
     except FileNotFoundError:

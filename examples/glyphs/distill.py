@@ -59,15 +59,18 @@ def _make(settings: Settings, path: Path) -> None:
     net, _ = teacher.train(settings)
     source = images(settings)
     writer = _writer(settings, path, net, source)
-    batches = [
-        range(start, min(start + BATCH, missing.stop))
-        for missing in writer.missing()
-        for start in range(missing.start, missing.stop, BATCH)
-    ]
-    total = -(-writer.header.rows // BATCH)
+    rows, missing = writer.header.rows, writer.missing()
+    first = missing[0].start // BATCH if missing else 0
     with writer, torch.inference_mode():
-        for index in training.progress("labels", range(len(batches)), total, done=total - len(batches)):
-            writer.write(batches[index].start, _rows(settings, net, source, batches[index]))
+        for index in training.progress("labels", range(first, -(-rows // BATCH)), -(-rows // BATCH), done=first):
+            # Always whole batches, so that a resumed file has the same bytes: a sum depends on what is beside it.
+            batch = range(index * BATCH, min((index + 1) * BATCH, rows))
+            parts = [range(max(part.start, batch.start), min(part.stop, batch.stop)) for part in missing]
+            parts = [part for part in parts if part]
+            if parts:
+                made = _rows(settings, net, source, batch)
+                for part in parts:
+                    writer.write(part.start, made[part.start - batch.start : part.stop - batch.start])
 
 
 def _writer(settings: Settings, path: Path, net: torch.nn.Module, source: torch.Tensor) -> LabelWriter:
