@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.race import race
 from vqlabel import reference
-from vqlabel.replay import Parameters, ReplayRecipe
+from vqlabel.replay import ReplayRecipe
 from vqlabel.views import apply
 
 BATCH = 1024
@@ -68,32 +68,11 @@ def test_parameters(benchmark: Any) -> None:
     race(benchmark, case, runners, units, rounds=30)
 
 
-def one_by_one(images: torch.Tensor, views: Parameters) -> torch.Tensor:
-    """Crop, resize and paste each view alone, as a data set's __getitem__ does."""
-
-    def view(image: int, crop: list[int], flip: bool) -> torch.Tensor:
-        top, left, height, width = crop
-        part = images[image : image + 1, :, top : top + height, left : left + width].float() / 255
-        part = torch.nn.functional.interpolate(part, (views.size, views.size), mode="bilinear", align_corners=False)
-        return part[0].flip(-1) if flip else part[0]
-
-    rows = []
-    for i in range(len(views)):
-        row = view(int(views.images[i]), views.crops[i].tolist(), bool(views.flips[i]))
-        if views.kinds[i]:
-            top, left, height, width = views.cuts[i].tolist()
-            partner = view(int(views.partners[i]), views.partner_crops[i].tolist(), bool(views.partner_flips[i]))
-            box = (slice(None), slice(top, top + height), slice(left, left + width))
-            row[box] = partner[box]
-        rows.append(row)
-    return torch.stack(rows)
-
-
 def test_apply(benchmark: Any) -> None:
     torch.set_num_threads(1)
     images = torch.randint(0, 256, (BATCH, 3, 64, 64), dtype=torch.uint8)
     views = SMALL.parameters(0, np.arange(256))
-    torch.testing.assert_close(apply(images, views), one_by_one(images, views), atol=2e-5, rtol=0)
-    runners = {"vqlabel": lambda: apply(images, views), "one by one": lambda: one_by_one(images, views)}
+    torch.testing.assert_close(apply(images, views), reference.apply(images, views), atol=2e-5, rtol=0)
+    runners = {"vqlabel": lambda: apply(images, views), "one by one": lambda: reference.apply(images, views)}
     case = {"op": "pixels of a view", "per": "view", "case": "3 x 64 x 64, CutMix on half; batch of 256"}
     race(benchmark, case, runners, dict.fromkeys(runners, 256))

@@ -10,38 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from vqlabel import LabelFile
+from vqlabel import LabelFile, reference
 from vqlabel.cli import main
-from vqlabel.replay import CUTMIX, MIXUP, Parameters, ReplayRecipe
+from vqlabel.replay import CUTMIX, MIXUP, ReplayRecipe
 from vqlabel.views import apply, check_fingerprint, fingerprint
 
 RECIPE = ReplayRecipe(seed=3, images=60, height=40, width=48, size=32, cutmix=0.4, mixup=0.4)
 IMAGES = torch.randint(0, 256, (60, 3, 40, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def one_by_one(images: torch.Tensor, views: Parameters) -> torch.Tensor:
-    """The slow twin of apply: torch's own crop, resize and paste, for each row alone."""
-
-    def view(image: int, crop: list[int], flip: bool) -> torch.Tensor:
-        top, left, height, width = crop
-        part = images[image : image + 1, :, top : top + height, left : left + width].float() / 255
-        part = torch.nn.functional.interpolate(part, (views.size, views.size), mode="bilinear", align_corners=False)
-        return part[0].flip(-1) if flip else part[0]
-
-    rows = []
-    for i in range(len(views)):
-        row = view(int(views.images[i]), views.crops[i].tolist(), bool(views.flips[i]))
-        if views.kinds[i]:
-            partner = view(int(views.partners[i]), views.partner_crops[i].tolist(), bool(views.partner_flips[i]))
-            top, left, height, width = views.cuts[i].tolist()
-            if views.kinds[i] == CUTMIX:
-                box = (slice(None), slice(top, top + height), slice(left, left + width))
-                row[box] = partner[box]
-            else:
-                share = float(views.shares[i])
-                row = share * row + (1 - share) * partner
-        rows.append(row)
-    return torch.stack(rows)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +31,13 @@ def one_by_one(images: torch.Tensor, views: Parameters) -> torch.Tensor:
 def test_batches_are_what_single_images_are(recipe: ReplayRecipe) -> None:
     views = recipe.parameters(1, np.arange(60))
     assert {CUTMIX, MIXUP} <= set(views.kinds.tolist()) or not recipe.cutmix
-    torch.testing.assert_close(apply(IMAGES, views), one_by_one(IMAGES, views), atol=2e-5, rtol=0)
+    torch.testing.assert_close(apply(IMAGES, views), reference.apply(IMAGES, views), atol=2e-5, rtol=0)
 
 
 def test_batch_pairing_is_applied_too() -> None:
     recipe = dataclasses.replace(RECIPE, pairing="batch", cutmix=1.0, mixup=0.0)
     views = recipe.parameters(1, np.arange(20), batch=0)
-    torch.testing.assert_close(apply(IMAGES, views), one_by_one(IMAGES, views), atol=2e-5, rtol=0)
+    torch.testing.assert_close(apply(IMAGES, views), reference.apply(IMAGES, views), atol=2e-5, rtol=0)
 
 
 def test_images_may_come_from_a_function() -> None:

@@ -1,4 +1,4 @@
-"""Slow, obvious twins of every fast path: the truth in tests. Same names, same arguments, NumPy only."""
+"""Slow, obvious twins of every fast path: the truth in tests. Same names, same arguments."""
 
 from __future__ import annotations
 
@@ -121,3 +121,30 @@ def replay_parameters(
     covered = cuts[:, 2].astype(float) * cuts[:, 3] / (float(law.size) * law.size)
     shares = np.where(kinds == 1, 1 - covered, np.where(kinds == 2, mixup, 1.0))
     return replay_crops(law, epochs, images, sizes), flips, kinds, partners, shares, cuts
+
+
+def apply(images: Any, parameters: Any) -> Any:
+    """Views [B, c, size, size] of the set `images` [N, c, H, W] of uint8: crop, resize and mix, each row alone."""
+    import torch
+
+    def view(image: Any, crop: Any, flip: Any) -> Any:
+        top, left, height, width = crop.tolist()
+        part = images[int(image), :, top : top + height, left : left + width].float() / 255
+        size = parameters.size, parameters.size
+        part = torch.nn.functional.interpolate(part[None], size, mode="bilinear", align_corners=False)[0]
+        return part.flip(-1) if flip else part
+
+    rows = []
+    for i in range(len(parameters)):
+        row = view(parameters.images[i], parameters.crops[i], parameters.flips[i])
+        if parameters.kinds[i]:
+            other = view(parameters.partners[i], parameters.partner_crops[i], parameters.partner_flips[i])
+            share = float(parameters.shares[i])
+            top, left, height, width = parameters.cuts[i].tolist()
+            box = (slice(None), slice(top, top + height), slice(left, left + width))
+            if parameters.kinds[i] == 2:
+                row = share * row + (1 - share) * other
+            else:
+                row[box] = other[box]
+        rows.append(row)
+    return torch.stack(rows)
