@@ -78,7 +78,7 @@ class Settings:
     def distilled_recipe(self) -> ReplayRecipe:
         """Views of the distilled images, which the labels are made for."""
         images = self.ipc * self.classes
-        return ReplayRecipe(seed=self.seed + 2**33, images=images, scale=(0.35, 1.0), cutmix=self.mixing, **CROPS)
+        return ReplayRecipe(seed=self.seed + 2**33, images=images, scale=(0.6, 1.0), cutmix=self.mixing, **CROPS)
 
     def folder(self) -> Path:
         """Where what these settings make is kept."""
