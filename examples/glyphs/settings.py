@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.glyphs import data
+from examples.glyphs import data, perturb
 from vqlabel.replay import ReplayRecipe
 
 CROPS: dict[str, Any] = {"height": data.SIDE, "width": data.SIDE, "size": data.SIDE, "ratio": (0.8, 1.25), "flip": 0.0}
@@ -78,7 +79,7 @@ class Settings:
     def distilled_recipe(self) -> ReplayRecipe:
         """Views of the distilled images, which the labels are made for."""
         images = self.ipc * self.classes
-        return ReplayRecipe(seed=self.seed + 2**33, images=images, scale=(0.6, 1.0), cutmix=self.mixing, **CROPS)
+        return ReplayRecipe(seed=self.seed + 2**33, images=images, scale=(0.35, 1.0), cutmix=self.mixing, **CROPS)
 
     def folder(self) -> Path:
         """Where what these settings make is kept."""
@@ -86,17 +87,20 @@ class Settings:
 
     def teacher_path(self) -> Path:
         """The finished teacher."""
-        keys = ("classes", "family", "teacher_steps", "seed")
-        return self.folder() / f"teacher-{self._key(*keys)}.pt"
+        return self.folder() / f"teacher-{self._key(self._teacher_facts())}.pt"
 
     def labels_path(self) -> Path:
         """The full fp16 labels."""
-        keys = ("classes", "family", "ipc", "epochs", "mixing", "teacher_steps", "seed")
-        return self.folder() / f"labels-{self._key(*keys)}.safetensors"
+        facts = [self._teacher_facts(), self.ipc, self.epochs, self.distilled_recipe.to_json()]
+        return self.folder() / f"labels-{self._key(facts)}.safetensors"
 
-    def _key(self, *names: str) -> str:
-        text = json.dumps({name: getattr(self, name) for name in names})
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def _teacher_facts(self) -> list[Any]:
+        drawn = self.teacher_recipe.to_json(), dataclasses.asdict(perturb.TRAINING)
+        return [self.glyphs.fingerprint(), self.teacher_steps, self.seed, *drawn]
+
+    def _key(self, facts: list[Any]) -> str:
+        """Name of a file that follows from everything that shapes it: nothing stale is ever taken for it."""
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def _images(self, renderings: Any) -> torch.Tensor:
         flat = np.ascontiguousarray(renderings).reshape(-1, 1, data.SIDE, data.SIDE)

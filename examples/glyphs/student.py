@@ -19,7 +19,7 @@ from examples.glyphs.settings import Settings
 from vqlabel import LabelFile
 from vqlabel.replay import Parameters
 
-RATE, DECAY = 1e-3, 0.01  # as SRe2L
+RATE, DECAY = 2e-3, 0.01
 
 # Loss of the student's logits [B, C] for the views of a batch.
 Source: TypeAlias = Callable[[torch.Tensor, Parameters], torch.Tensor]
