@@ -49,10 +49,13 @@ def create(
     except FileExistsError:
         raise FileExistsError(f"{path}{PARTIAL} exists: go on with LabelFile.resume, or delete it") from None
     try:
-        _claim_room(fd, header, path)
+        _claim_room(fd, header.file_bytes)
         _write_head(fd, header, arrays, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(path + PARTIAL)  # no row is in it yet, and it could not be resumed
+        if isinstance(error, OSError) and error.errno:
+            words = f"{os.strerror(error.errno)}: {path} needs {header.file_bytes:,} bytes; make room and begin again"
+            raise OSError(error.errno, words) from error
         raise
     finally:
         os.close(fd)
@@ -140,13 +143,9 @@ def _checked_tensors(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[A
     return arrays
 
 
-def _claim_room(fd: int, header: Header, path: str) -> None:
+def _claim_room(fd: int, file_bytes: int) -> None:
     # A disk that is too small says so now, not in the last hour of the encoding.
-    try:
-        if hasattr(os, "posix_fallocate") and header.file_bytes > 0:
-            os.posix_fallocate(fd, 0, header.file_bytes)
-        else:
-            os.ftruncate(fd, header.file_bytes)
-    except OSError as error:
-        words = f"{error.strerror}: {path} needs {header.file_bytes:,} bytes; make room and begin again"
-        raise OSError(error.errno, words) from error
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, file_bytes)
+    else:
+        os.ftruncate(fd, file_bytes)
