@@ -12,6 +12,7 @@ import numpy as np
 from examples.glyphs import distill
 from vqlabel import LabelFile
 
+MARK = "<!-- made by `python -m examples.glyphs.run table`; do not edit below -->"
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SAMPLE = 20_000  # rows that the spectrum is estimated from
 
@@ -37,6 +38,12 @@ def spectrum(file: LabelFile, folder: Path) -> dict[str, float]:
     return {str(rank): round(float(share[rank - 1]), 4) for rank in RANKS if rank <= len(share)}
 
 
+def write_table(results: dict[str, Any], readme: Path) -> None:
+    """Put the table at the end of a README that has the mark."""
+    head = readme.read_text().split(MARK)[0]
+    readme.write_text(f"{head}{MARK}\n\n" + "\n".join(table(results)) + "\n")
+
+
 def table(results: dict[str, Any]) -> Iterator[str]:
     """Markdown: a row for each IPC and source, mean and spread over seeds."""
     runs: dict[tuple[int, str], list[float]] = {}
@@ -45,13 +52,15 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         assert match is not None, key
         runs.setdefault((int(match[1]), match[2]), []).append(found)
     names = list(dict.fromkeys(name for _, name in runs))
-    yield f"Teacher: {results['teacher']:.2f} %. Students, mean and standard deviation over seeds:"
+    machine = f"{results['machine']['cores']} cores of {results['machine']['processor']}"
+    yield f"On {machine}. Teacher: {results['teacher']:.2f} %. Students, mean and deviation over the seeds in brackets:"
     yield ""
     yield "| images per class | " + " | ".join(names) + " |"
     yield "|---" * (1 + len(names)) + "|"
     for ipc in sorted({ipc for ipc, _ in runs}):
         cells = [runs.get((ipc, name), []) for name in names]
-        yield f"| {ipc} | " + " | ".join(f"{np.mean(c):.2f} +- {np.std(c):.2f}" if c else "" for c in cells) + " |"
+        texts = (f"{np.mean(c):.2f} +- {np.std(c):.2f} ({len(c)})" if c else "" for c in cells)
+        yield f"| {ipc} | " + " | ".join(texts) + " |"
     yield ""
     yield "Seconds, the first time each: " + ", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()) + "."
     if "spectrum" in results:

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m examples.glyphs.run", description=__doc__)
     stages: dict[str, Callable[..., None]] = {
-        "data": _data, "teacher": _teacher, "labels": _labels, "student": _student, "baseline": _baseline, "all": _all,
+        "data": _data, "teacher": _teacher, "labels": _labels, "student": _student, "baseline": _baseline,
+        "table": _table, "all": _all,
     }  # fmt: skip
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--quick", action="store_true", help="100 classes, under a minute on two cores")
@@ -126,6 +127,11 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
     results["spectrum"] = figures.spectrum(distill.labels(settings), options.results)
     _write(path, results)
     print("\n".join(figures.table(results)))
+
+
+def _table(_: Settings, options: argparse.Namespace) -> None:
+    """The table of README.md, from baseline.json."""
+    figures.write_table(_read(options.results / "baseline.json"), Path(__file__).with_name("README.md"))
 
 
 @contextlib.contextmanager
