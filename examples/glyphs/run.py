@@ -146,7 +146,8 @@ def _stopwatch(results: dict[str, Any], what: str, made: Path | None = None) -> 
 def processor() -> str:
     """What the processor calls itself."""
     try:
-        return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
