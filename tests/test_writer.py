@@ -219,6 +219,7 @@ def test_writing_no_rows_is_no_harm(tmp_path: Path) -> None:
         writer.write(0, np.zeros((8, 5), np.uint8))
         writer.write(5, np.zeros((0, 5), np.uint8))
         writer.write(8, np.zeros((0, 5), np.uint8))
+    assert LabelFile(tmp_path / "file").verify()
 
 
 SLOW_WRITER = """
