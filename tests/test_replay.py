@@ -38,20 +38,29 @@ def test_philox_is_the_same_in_numpy_and_native() -> None:
         np.testing.assert_array_equal(_native.philox(counters, key), reference.philox(counters, key), strict=True)
 
 
+def philox_of(bits: int, counter: list[int], key: list[int], constants: list[int]) -> list[int]:
+    """Ten rounds of Philox on words of any size, in Python's own integers."""
+    mask = 2**bits - 1
+    for _ in range(10):
+        a, b = counter[0] * constants[0], counter[2] * constants[1]
+        counter = [b >> bits ^ counter[1] ^ key[0], b & mask, a >> bits ^ counter[3] ^ key[1], a & mask]
+        key = [(key[0] + constants[2]) & mask, (key[1] + constants[3]) & mask]
+    return counter
+
+
 def test_philox_of_numpy_agrees() -> None:
-    """NumPy has the 4x64 variant only, so its round function is held against ours through a twin of 64-bit words."""
-    key, rounds, mask = [5, 9], 10, 2**64 - 1
-    c = [1, 2, 3, 4]
-    for _ in range(rounds):
-        a, b = c[0] * 0xD2E7470EE14C6C93, c[2] * 0xCA5A826395121157
-        c = [b >> 64 ^ c[1] ^ key[0], b & mask, a >> 64 ^ c[3] ^ key[1], a & mask]
-        key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
+    """NumPy has the variant of 64-bit words only: what agrees with it there is held against ours at 32 bits."""
+    wide = [0xD2E7470EE14C6C93, 0xCA5A826395121157, 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B]
+    narrow = [0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85]
     # NumPy counts up before it draws
     oracle = np.random.Philox(key=np.array([5, 9], np.uint64), counter=np.array([0, 2, 3, 4], np.uint64))
-    assert oracle.random_raw(4).tolist() == c
+    assert oracle.random_raw(4).tolist() == philox_of(64, [1, 2, 3, 4], [5, 9], wide)
+    for counter in ([1, 2, 3, 4], [2**32 - 1, 0, 77, 2**31]):
+        ours = _native.philox(np.array([counter], np.uint32), (9 << 32) + 5)
+        assert ours[0].tolist() == philox_of(32, counter, [5, 9], narrow)
 
 
-def same(a: Parameters, b: Parameters) -> None:
+def check_same(a: Parameters, b: Parameters) -> None:
     for field in dataclasses.fields(Parameters):
         np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), strict=True, err_msg=field.name)
 
@@ -88,11 +97,11 @@ def test_any_split_and_order_gives_the_same_views() -> None:
     images = np.random.default_rng(2).permutation(1000)
     whole = RECIPE.parameters(5, images)
     order = np.random.default_rng(3).permutation(1000)
-    same(take(whole, order), RECIPE.parameters(5, images[order]))
+    check_same(take(whole, order), RECIPE.parameters(5, images[order]))
     for batch in (1, 7, 256):
         for start in range(0, 1000, batch):
             rows = slice(start, start + batch)
-            same(take(whole, rows), RECIPE.parameters(np.full(len(images[rows]), 5), images[rows]))
+            check_same(take(whole, rows), RECIPE.parameters(np.full(len(images[rows]), 5), images[rows]))
 
 
 def draw(recipe: ReplayRecipe) -> Parameters:
@@ -104,7 +113,7 @@ def draw(recipe: ReplayRecipe) -> Parameters:
 def test_other_processes_draw_the_same(method: str) -> None:
     with multiprocessing.get_context(method).Pool(2) as pool:
         for views in pool.map(draw, [RECIPE] * 4):
-            same(views, draw(RECIPE))
+            check_same(views, draw(RECIPE))
 
 
 def test_these_numbers_never_change() -> None:
@@ -137,7 +146,7 @@ def test_batch_pairing_shares_one_draw_and_permutes() -> None:
     assert len(np.unique(views.shares)) == len(np.unique(views.cuts, axis=0)) == 1
     assert sorted(views.partners) == sorted(images)
     assert (views.partners != recipe.parameters(2, images, batch=6).partners).any()
-    same(views, recipe.parameters(np.full(64, 2), images, batch=5))
+    check_same(views, recipe.parameters(np.full(64, 2), images, batch=5))
     np.testing.assert_array_equal(views.crops, recipe.unmixed().parameters(2, images).crops)
     assert len(recipe.parameters(2, [], batch=0)) == 0
 

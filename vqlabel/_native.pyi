@@ -3,8 +3,8 @@
 Packed codes are rows of `count` codes of `nbits` bits (1 to 24), least significant bit first, padded to a byte.
 
 Codes are uint8 up to 8 bits, uint16 up to 16, uint32 above. Arrays must be C-contiguous and of exactly these dtypes:
-a wrong one is an error, never a silent copy. `out` is filled and returned when given. All three calls let go of the
-interpreter lock and split their rows over `threads` threads (1 to 256).
+a wrong one is an error, never a silent copy. `out` is filled and returned when given. pack, unpack and gather_unpack
+split their rows over `threads` threads (1 to 256); every call lets go of the interpreter lock.
 """
 
 from typing import Any

@@ -42,8 +42,8 @@ class CopiedRows:
 class MappedRows:
     """A map of the file, shared by all processes that read it.
 
-    While it is cold, the pages of a batch are asked for together instead of one page fault after the other: ten times
-    faster. Once it is warm that costs more than the gather itself, so now and then a batch goes without, and the page
+    While it is cold, the pages of a batch are asked for together instead of one page fault after the other (what that
+    gains: benchmarks/README.md). Once it is warm that costs more than the gather itself, so now and then a batch goes without, and the page
     faults that it meets decide about the next ones.
     """
 
