@@ -43,8 +43,8 @@ class MappedRows:
     """A map of the file, shared by all processes that read it.
 
     While it is cold, the pages of a batch are asked for together instead of one page fault after the other (what that
-    gains: benchmarks/README.md). Once it is warm that costs more than the gather itself, so now and then a batch goes without, and the page
-    faults that it meets decide about the next ones.
+    gains: benchmarks/README.md). Once it is warm that costs more than the gather itself, so now and then a batch goes
+    without, and the page faults that it meets decide about the next ones.
     """
 
     def __init__(self, fd: int, header: Header) -> None:
