@@ -32,7 +32,7 @@ asan: $(READY)
 	    $(BIN)/pip install -q --no-deps --no-build-isolation --target build/asan .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan PYTHONMALLOC=malloc \
-	    $(BIN)/pytest -p no:cacheprovider tests/test_native.py tests/test_replay.py
+	    $(BIN)/pytest -p no:cacheprovider tests/test_native.py tests/test_replay.py tests/test_search.py
 
 # Writes golden files that are missing; never touches one that exists.
 golden: $(READY)

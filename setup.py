@@ -19,7 +19,8 @@ native = Pybind11Extension(
 )
 
 setup(
-    packages=["vqlabel", "vqlabel.kernels"],  # explicit: discovery would also install tests and benchmarks
+    # explicit: discovery would also install tests and benchmarks
+    packages=["vqlabel", "vqlabel.codecs", "vqlabel.kernels"],
     package_dir={"vqlabel.kernels": "kernels"},
     package_data={"vqlabel": ["py.typed", "*.pyi"]},
     include_package_data=False,

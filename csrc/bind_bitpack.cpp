@@ -5,7 +5,6 @@
 namespace vqlabel {
 namespace {
 
-constexpr size_t kMaxThreads = 256;
 constexpr py::ssize_t kMaxCount = py::ssize_t{1} << 31;  // codes in a row: nothing below can overflow
 
 // Any object that exports contiguous bytes, held while this lives: a read-only memory map too.
@@ -30,12 +29,6 @@ void check_nbits(py::ssize_t nbits) {
     }
 }
 
-void check_threads(py::ssize_t threads) {
-    if (threads < 1 || threads > static_cast<py::ssize_t>(kMaxThreads)) {
-        throw py::value_error("threads must be 1 to " + to_string(kMaxThreads) + ", got " + to_string(threads));
-    }
-}
-
 void check_count(py::ssize_t count) {
     if (count < 0 || count > kMaxCount) {
         throw py::value_error("count, the codes in a row, must be 0 to 2**31, got " + to_string(count));
@@ -43,18 +36,6 @@ void check_count(py::ssize_t count) {
 }
 
 const char* code_dtype(int nbits) { return nbits <= 8 ? "uint8" : nbits <= 16 ? "uint16" : "uint32"; }
-
-// The array to fill: `out` if it fits, else a new one.
-py::array output(const py::object& out, const char* dtype, py::ssize_t rows, py::ssize_t columns) {
-    if (out.is_none()) return py::array(py::dtype(dtype), {rows, columns});
-    py::array array = checked(out, "out", dtype, 2);
-    if (array.shape(0) != rows || array.shape(1) != columns) {
-        throw py::value_error("out must have shape (" + to_string(rows) + ", " + to_string(columns) + "), got " +
-                              text(array.attr("shape")));
-    }
-    if (!array.writeable()) throw py::value_error("out is read-only");
-    return array;
-}
 
 // Calls work with a null pointer of the type that holds codes of this width.
 template <class Work>

@@ -4,19 +4,10 @@
 // threads could change behind its back: indices are checked as they are used.
 #pragma once
 
-#include <algorithm>
-#include <system_error>
-#include <thread>
-#include <vector>
-
 #include "bitpack_avx2.hpp"
+#include "threads.hpp"
 
 namespace vqlabel {
-
-inline std::atomic<Simd>& simd_in_use() {
-    static std::atomic<Simd> simd{simd_from_environment()};
-    return simd;
-}
 
 // Outputs from this size on go past the caches, which could not keep them anyway.
 constexpr size_t kStreamBytes = size_t{32} << 20;
@@ -109,24 +100,6 @@ class Packer {
     Simd simd_;
     PackPlan plan_;
 };
-
-// Splits [0, rows) over threads; work(begin, end) runs on each part. Where no thread is to be had, the caller does it.
-template <class Work>
-void for_row_ranges(size_t rows, size_t threads, const Work& work) {
-    threads = std::max<size_t>(1, std::min(threads, rows));
-    std::vector<std::thread> others;
-    others.reserve(threads - 1);
-    size_t begin = 0;
-    for (size_t t = 1; t < threads; ++t) {
-        const size_t end = rows / threads * t;
-        try {
-            others.emplace_back(work, begin, end);
-        } catch (const std::system_error&) { break; }
-        begin = end;
-    }
-    work(begin, rows);
-    for (std::thread& other : others) other.join();
-}
 
 template <class Code>
 void unpack(const uint8_t* packed, size_t rows, int nbits, size_t count, Code* codes, size_t threads) {

@@ -6,8 +6,6 @@
 
 #if VQ_X86
 
-#define VQ_TARGET_AVX2 VQ_TARGET("avx2")
-
 namespace vqlabel {
 
 VQ_TARGET_AVX2 inline __m256i both_halves(const void* p) {

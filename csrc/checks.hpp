@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "threads.hpp"
+
 namespace vqlabel {
 
 namespace py = pybind11;
@@ -33,6 +35,24 @@ inline py::array checked(const py::object& object, const char* what, const std::
         throw py::value_error(std::string(what) + " must be contiguous; copy it with np.ascontiguousarray");
     }
     return array;
+}
+
+// The array to fill: `out` if it fits, else a new one.
+inline py::array output(const py::object& out, const char* dtype, py::ssize_t rows, py::ssize_t columns) {
+    if (out.is_none()) return py::array(py::dtype(dtype), {rows, columns});
+    py::array array = checked(out, "out", dtype, 2);
+    if (array.shape(0) != rows || array.shape(1) != columns) {
+        throw py::value_error("out must have shape (" + to_string(rows) + ", " + to_string(columns) + "), got " +
+                              text(array.attr("shape")));
+    }
+    if (!array.writeable()) throw py::value_error("out is read-only");
+    return array;
+}
+
+inline void check_threads(py::ssize_t threads) {
+    if (threads < 1 || threads > static_cast<py::ssize_t>(kMaxThreads)) {
+        throw py::value_error("threads must be 1 to " + to_string(kMaxThreads) + ", got " + to_string(threads));
+    }
 }
 
 }  // namespace vqlabel

@@ -84,9 +84,15 @@ inline Simd simd_from_environment() {
     return name && *name ? simd_from_name(name) : best_simd();
 }
 
+inline std::atomic<Simd>& simd_in_use() {
+    static std::atomic<Simd> simd{simd_from_environment()};
+    return simd;
+}
+
 #if VQ_X86
 using Lanes = __m128i;  // eight u16, or sixteen bytes
 #define VQ_TARGET_128 VQ_TARGET("ssse3")
+#define VQ_TARGET_AVX2 VQ_TARGET("avx2")
 
 VQ_TARGET_128 inline Lanes load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 VQ_TARGET_128 inline Lanes load8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }

@@ -1,10 +1,12 @@
-// The C++ alone, without Python: every width on the best path of this processor against the scalar path.
+// The C++ alone, without Python: every width, and the searches, on the best path of this processor against the scalar
+// path.
 // tests/test_portable.py builds it with each compiler that it finds, for other processors too.
 #include <cstdio>
 #include <random>
 #include <vector>
 
 #include "../csrc/bitpack.hpp"
+#include "../csrc/search.hpp"
 
 using namespace vqlabel;
 
@@ -34,11 +36,35 @@ int differences(int nbits) {
     return found;
 }
 
+int search_differences(size_t words) {
+    std::mt19937 random(static_cast<unsigned>(words));
+    const auto floats = [&random](size_t count) {
+        std::normal_distribution<float> normal;
+        std::vector<float> values(count);
+        for (float& value : values) value = normal(random);
+        return values;
+    };
+    const size_t rows = 37, books = 4;
+    const std::vector<size_t> sizes = {1, 3, 9};
+    const std::vector<float> h = floats(rows * 13), table = floats(words * 13);
+    const std::vector<float> dots = floats(rows * books * words), gram = floats(books * books * words * words);
+    std::vector<uint16_t> found[2], chosen[2];
+    for (size_t path = 0; path < 2; ++path) {
+        simd_in_use() = path ? best_simd() : Simd::scalar;
+        found[path].resize(rows * sizes.size());
+        chosen[path].resize(rows * books);
+        nearest(h.data(), rows, table.data(), words, sizes, 13, found[path].data(), path + 1);
+        additive_search(dots.data(), rows, gram.data(), books, words, 8, chosen[path].data(), path + 1);
+    }
+    return (found[0] != found[1]) + (chosen[0] != chosen[1]);
+}
+
 int main() {
     int found = 0;
     for (int nbits = 1; nbits <= 8; ++nbits) found += differences<uint8_t>(nbits);
     for (int nbits = 9; nbits <= 16; ++nbits) found += differences<uint16_t>(nbits);
     for (int nbits = 17; nbits <= kMaxBits; ++nbits) found += differences<uint32_t>(nbits);
+    for (size_t words : std::initializer_list<size_t>{1, 2, 7, 8, 9, 33, 100}) found += search_differences(words);
     std::printf("%s %d\n", simd_name(best_simd()), found);
     return found != 0;
 }

@@ -4,13 +4,19 @@ See README.md for what it does and FORMAT.md for what it writes. The names here 
 promised to stay.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from vqlabel._version import __version__
 from vqlabel.errors import Corrupt, FormatError, NewerVersion, NotALabelFile, Truncated, Unfinished
 from vqlabel.file import LabelFile
 
+if TYPE_CHECKING:
+    from vqlabel.encoder import LabelEncoder
+
 __all__ = [
     "Corrupt",
     "FormatError",
+    "LabelEncoder",
     "LabelFile",
     "NewerVersion",
     "NotALabelFile",
@@ -18,3 +24,12 @@ __all__ = [
     "Unfinished",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, imported when it is asked for."""
+    if name != "LabelEncoder":
+        raise AttributeError(f"module 'vqlabel' has no attribute {name!r}")
+    from vqlabel.encoder import LabelEncoder
+
+    return LabelEncoder

@@ -3,11 +3,13 @@
 Packed codes are rows of `count` codes of `nbits` bits (1 to 24), least significant bit first, padded to a byte.
 
 Codes are uint8 up to 8 bits, uint16 up to 16, uint32 above. Arrays must be C-contiguous and of exactly these dtypes:
-a wrong one is an error, never a silent copy. `out` is filled and returned when given. pack, unpack and gather_unpack
-split their rows over `threads` threads (1 to 256); every call lets go of the interpreter lock.
+a wrong one is an error, never a silent copy. `out` is filled and returned when given. What takes `threads` (1 to 256)
+splits its rows over them; every call lets go of the interpreter lock. No result depends on the threads, or on the
+processor: sums of floats keep the order that vqlabel/reference.py shows.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,41 @@ def gather_unpack(
 
     `buffer` is anything that exports contiguous bytes, rows of row_bytes one after the other; a row may be longer than
     its codes. A negative or too large index is an IndexError; `out` then holds some of the rows.
+    """
+
+def nearest(
+    h: NDArray[np.float32], books: NDArray[np.float32], sizes: Iterable[SupportsIndex], *, threads: int = 1
+) -> NDArray[Any]:
+    """Codes [N, G] of rows h [N, R]: in the sizes[g] columns of each group, the nearest row of books [K, R].
+
+    The lowest of equally near ones. A distance that is infinite or not a number is never the nearest; code 0 if all
+    are. K is 1 to 65536; codes are uint8 up to 256 words, uint16 above.
+    """
+
+def additive_search(
+    dots: NDArray[np.float32], gram: NDArray[np.float32], beam: int, *, threads: int = 1
+) -> NDArray[Any]:
+    """Codes [N, M], one word of each book, that maximise the sum of dots less that of gram over all pairs of books.
+
+    dots [N, M, K] is 2 x.b - |b|^2 for each word b; gram [M, M, K, K] is 2 b.b' for the words of book i and those of
+    book j > i (the rest is ignored). The search keeps the `beam` (1 to 64) best choices after each book in turn; among
+    equals the earlier of the beam, then the lower code. A score of minus infinity or not a number is never kept; code 0
+    if all are. Codes are uint8 up to 256 words, uint16 above.
+    """
+
+def class_prior(
+    own: NDArray[np.int64],
+    other: NDArray[np.int64],
+    regime: NDArray[np.int64],
+    tables: tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]],
+    *,
+    out: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Expected latents [N, R] = ga[regime] * A[own] + gb[regime] * B[other] + g0[regime].
+
+    tables = (A, B, ga, gb, g0) of float32 [C, R], [C, R], [L], [L] and [L, R]. A negative or too large index is an
+    IndexError; `out` then holds some of the rows.
     """
 
 def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:

@@ -40,6 +40,50 @@ def gather_unpack(buffer: Any, row_bytes: int, indices: NDArray[np.int64], nbits
     return unpack(rows[indices, : (count * nbits + 7) // 8], nbits, count)
 
 
+def nearest(h: NDArray[np.float32], books: NDArray[np.float32], sizes: Any) -> NDArray[Any]:
+    """Codes [N, G]: the lowest of the nearest words in the sizes[g] columns of each group.
+
+    >>> nearest(np.array([[3, 1]], np.float32), np.array([[0, 0], [4, 0], [4, 1]], np.float32), [1, 1])
+    array([[1, 2]], dtype=uint8)
+    """
+    codes, start = np.zeros((len(h), len(sizes)), code_dtype((len(books) - 1).bit_length())), 0
+    for g, size in enumerate(sizes):
+        distances = np.zeros((len(h), len(books)), np.float32)
+        for r in range(start, start + size):
+            distances += (h[:, r, None] - books[:, r]) ** 2
+        codes[:, g] = np.where(distances < np.inf, distances, np.inf).argmin(1)
+        start += size
+    return codes
+
+
+def additive_search(dots: NDArray[np.float32], gram: NDArray[np.float32], beam: int) -> NDArray[Any]:
+    """Codes [N, M]: the best that a beam finds of score(c) = sum dots[m, c_m] - sum over i < j of gram[i, j, c_i, c_j].
+
+    >>> additive_search(np.array([[[1, 0], [1, 0]]], np.float32), np.full((2, 2, 2, 2), [1, 0], np.float32), 4)
+    array([[0, 0]], dtype=uint8)
+    """
+    N, M, K = dots.shape
+    codes = np.zeros((N, M), code_dtype((K - 1).bit_length()))
+    for row in range(N):
+        scores, chosen = np.zeros(1, np.float32), np.zeros((1, 0), np.int64)
+        for m in range(M):
+            totals = scores[:, None] + dots[row, m]
+            for i in range(m):
+                totals -= gram[i, m, chosen[:, i]]
+            totals = np.where(totals > -np.inf, totals, -np.inf).ravel()
+            best = np.argsort(-totals, kind="stable")[: min(beam, max(1, (totals > -np.inf).sum()))]
+            scores, chosen = totals[best], np.concatenate([chosen[best // K], best[:, None] % K], axis=1)
+        codes[row] = chosen[0]
+    return codes
+
+
+def class_prior(own: Any, other: Any, regime: Any, tables: Any) -> NDArray[np.float32]:
+    """Expected latents [N, R] = ga[regime] * A[own] + gb[regime] * B[other] + g0[regime]."""
+    A, B, ga, gb, g0 = tables
+    h0: NDArray[np.float32] = ga[regime, None] * A[own] + gb[regime, None] * B[other] + g0[regime]
+    return h0
+
+
 def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
     """Philox4x32-10: four draws [B, 4] for each counter [B, 4]."""
     c = [counters[:, i].astype(np.uint64) for i in range(4)]

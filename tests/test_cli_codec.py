@@ -1,0 +1,258 @@
+"""The commands that make, read and compare labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from encoder_parts import CLASSES, Fitting, logits
+
+import vqlabel.codecs
+from vqlabel import LabelEncoder, LabelFile
+from vqlabel.cli import main
+from vqlabel.codecs.raw import Raw
+from vqlabel.replay import ReplayRecipe
+from vqlabel.side import SideInformation
+
+Run = Callable[..., tuple[int, str, str]]
+ROWS = 9000
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command line; get its exit status, output and error output."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setitem(vqlabel.codecs.CODECS, "nearest", ("encoder_parts", "Nearest"))
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def fitting(monkeypatch: pytest.MonkeyPatch) -> Fitting:
+    """A fit that takes no time."""
+    fitting = Fitting()
+    monkeypatch.setitem(sys.modules, "vqlabel.codecs.fitting", fitting)
+    return fitting
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """Logits as .npy."""
+    np.save(tmp_path / "logits.npy", logits(ROWS))
+    return tmp_path / "logits.npy"
+
+
+def centred() -> np.ndarray[Any, Any]:
+    data = logits(ROWS)
+    return data - data.mean(1, keepdims=True)
+
+
+def test_encode_then_decode_gives_the_logits_back(run: Run, teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.safetensors"
+    status, said, err = run("encode", teacher, "-o", out, "--format", "raw", "--teacher", "resnet18")
+    assert (status, err) == (0, "")
+    for words in ("labels.safetensors: 9,000 rows", "codec: every logit as float16", "bytes a label, codes: 20"):
+        assert words in said
+    assert LabelFile(out).metadata["teacher"] == "resnet18"
+    assert run("decode", out, "-o", tmp_path / "all.npy") == (0, "", "")
+    back = np.load(tmp_path / "all.npy")
+    assert (back.dtype, back.shape) == (np.float32, (ROWS, CLASSES))
+    np.testing.assert_allclose(back, centred(), atol=1e-2)
+    assert run("decode", out, "-o", tmp_path / "some.npy", "--rows", "100:5000", "--temperature", "4") == (0, "", "")
+    softened = torch.softmax(torch.from_numpy(back[100:5000]) / 4, 1)
+    np.testing.assert_array_equal(np.load(tmp_path / "some.npy"), softened.numpy())
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rows", "5"), "--rows is A:B, such as 0:1000, got '5'"),
+        (("--rows=-1:5",), "--rows is A:B"),
+        (("--rows", "5:9001"), "--rows 5:9001 is not within the 9000 rows of the file"),
+        (("--rows", "6:5"), "is not within"),
+        (("--temperature", "0"), "--temperature must be above 0, got 0.0"),
+    ],
+)
+def test_decode_says_what_it_cannot_do(
+    run: Run, tmp_path: Path, teacher: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    LabelEncoder(Raw(CLASSES)).encode(teacher, tmp_path / "labels")
+    status, out, err = run("decode", tmp_path / "labels", "-o", tmp_path / "out.npy", *arguments)
+    assert (status, out) == (1, "")
+    assert words in err
+    (tmp_path / "out.npy").write_bytes(b"mine")
+    assert "out.npy exists; delete it" in run("decode", tmp_path / "labels", "-o", tmp_path / "out.npy")[2]
+
+
+def test_fit_then_encode_is_encode(run: Run, fitting: Fitting, teacher: Path, tmp_path: Path) -> None:
+    status, said, err = run("fit", teacher, "-o", tmp_path / "codec", "--rows", 2000, "--temperatures", "4,20")
+    assert (status, err) == (0, "fitted\n")
+    assert "mean KL at T = 20: " in said
+    assert fitting.sample.total == 2000
+    assert run("encode", teacher, "-o", tmp_path / "a", "--codec", tmp_path / "codec")[0] == 0
+    options = ("--rows", 2000, "--temperatures", "4,20")
+    assert run("encode", teacher, "-o", tmp_path / "b", *options)[0] == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "codec", "logits.npy"]
+    status, said, _ = run("inspect", tmp_path / "a")
+    assert status == 0
+    for words in ("bytes a label, codes", "times smaller than fp16", "mean KL at T = 4 ", "same first class", "500"):
+        assert words in said
+
+
+def interrupted(*arguments: Any) -> None:
+    """Call the command line and stop it when the file is begun."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqlabel.encoder.write_rows", lambda *arguments, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([str(argument) for argument in arguments])
+
+
+def test_an_interrupted_encode_goes_on_with_the_fit_it_had(
+    run: Run, fitting: Fitting, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("encode", teacher, "-o", tmp_path / "undisturbed", "--bytes", 1)[0] == 0
+    interrupted("encode", teacher, "-o", tmp_path / "labels", "--bytes", 1)
+    assert {"labels.fit", "labels.partial"} <= set(os.listdir(tmp_path))
+    monkeypatch.setattr(fitting, "fit", lambda *arguments: pytest.fail("fitted once more"))
+    assert run("encode", teacher, "-o", tmp_path / "labels", "--bytes", 1)[0] == 0
+    assert (tmp_path / "labels").read_bytes() == (tmp_path / "undisturbed").read_bytes()
+    assert not (tmp_path / "labels.fit").exists()
+
+
+def test_another_fit_is_not_mistaken_for_the_one_asked_for(
+    run: Run, fitting: Fitting, teacher: Path, tmp_path: Path
+) -> None:
+    interrupted("encode", teacher, "-o", tmp_path / "labels", "--seed", 1)
+    status, _, err = run("encode", teacher, "-o", tmp_path / "labels", "--seed", 2)
+    assert status == 1
+    assert "fitted" in err
+    assert "labels.partial was begun with other settings (tensor books)" in err
+
+
+def test_a_label_file_brings_its_recipe_along(run: Run, fitting: Fitting, tmp_path: Path) -> None:
+    recipe = ReplayRecipe(seed=7, images=90, height=48, width=48, size=32, cutmix=0.5)
+    side = SideInformation(np.arange(90) % CLASSES, recipe)
+    raw = tmp_path / "raw.safetensors"
+    LabelEncoder(Raw(CLASSES), side).encode(logits(ROWS), raw, metadata={"teacher": "t"})
+    np.save(tmp_path / "logits.npy", logits(ROWS))
+    for index, arguments in enumerate(((raw,), (tmp_path / "logits.npy", "--like", raw))):
+        out = tmp_path / f"{index}"
+        assert run("encode", *arguments, "-o", out, "--prior", "replay")[0] == 0
+        assert fitting.sample.side is not None
+        file = LabelFile(out)
+        assert file.metadata["replay"]["recipe"] == recipe.to_json()
+        assert (file.metadata["epochs"], file.metadata["images"], file.metadata["teacher"]) == (100, 90, "t")
+        assert file.tensor("images.class").tolist() == side.classes.tolist()
+    status, _, err = run("fit", tmp_path / "logits.npy", "-o", tmp_path / "codec", "--prior", "replay")
+    assert status == 1
+    assert "give side=, or --like" in err
+
+
+def test_options_that_would_be_ignored_are_refused(run: Run, teacher: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "labels")
+    for given, words in (
+        (("--codec", "x", "--max-kl", 1), "--max-kl says how to fit a codec, but with --codec none is fitted"),
+        (("--format", "raw", "--seed", 1), "--seed says how to fit a codec, but with --format raw none is fitted"),
+    ):
+        status, _, err = run("encode", teacher, *out, *given)
+        assert (status, words in err) == (1, True), err
+    assert run("encode", teacher, *out, "--bytes", 4, "--max-kl", 1)[0] == 2
+
+
+def test_compare_puts_files_side_by_side(run: Run, teacher: Path, tmp_path: Path) -> None:
+    for name in ("raw", "int8", "topk"):
+        run("encode", teacher, "-o", tmp_path / name, "--format", name, "--k", 3)
+    files = [tmp_path / name for name in ("raw", "int8", "topk")]
+    status, out, err = run("compare", *files, "--teacher", teacher, "--rows", 500, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["rows"] == 500
+    assert [entry["file"] for entry in found["files"]] == ["topk", "int8", "raw"]  # the smallest first
+    for entry in found["files"]:
+        assert entry["all_in"] == os.path.getsize(tmp_path / entry["file"]) / ROWS
+        assert entry["ratio"] == 20 / entry["all_in"]
+    topk, int8, raw = found["files"]
+    assert topk["kl"] == {"1": None, "4": None, "20": None}  # classes without any probability
+    assert list(raw["kl"]) == ["1", "4", "20"]
+    assert all(0 <= raw["kl"][t] < 1e-5 for t in raw["kl"])
+    assert raw["kl"]["4"] < int8["kl"]["4"] < 1e-2
+    assert raw["top1"] > 0.99
+    status, out, _ = run("compare", *files, "--teacher", teacher, "--rows", 500)
+    assert status == 0
+    for words in (
+        "on 500 of 9,000 rows",
+        "the 3 largest logits",
+        "every logit as float16",
+        "KL, T=20",
+        "100.00%",
+        "infinite",
+    ):
+        assert words in out
+
+
+def test_compare_draws(run: Run, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("raw", "topk"):
+        run("encode", teacher, "-o", tmp_path / name, "--format", name, "--k", 3)
+    order = (
+        "compare",
+        tmp_path / "raw",
+        tmp_path / "topk",
+        "--teacher",
+        teacher,
+        "--rows",
+        50,
+        "--plot",
+        tmp_path / "out.png",
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run(*order)[2] == "error: --plot needs matplotlib: pip install 'vqlabel[plots]'\n"
+    monkeypatch.undo()
+    assert run(*order)[0] == 0
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_refuses_what_cannot_be_compared(run: Run, teacher: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "other.npy", logits(100))
+    run("encode", tmp_path / "other.npy", "-o", tmp_path / "other", "--format", "raw")
+    status, _, err = run("compare", tmp_path / "other", "--teacher", teacher)
+    assert (status, "has 100 rows, but the teacher's logits have 9000" in err) == (1, True)
+
+
+def test_torchrun_makes_the_same_file_and_speaks_once(run: Run, teacher: Path, tmp_path: Path) -> None:
+    run("encode", teacher, "-o", tmp_path / "alone", "--format", "topk", "--k", 3)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "vqlabel", "encode", str(teacher), "-o", str(tmp_path / "two"), "--format", "topk", "--k", "3"]
+    both: Any = subprocess.run([*torchrun, *command], capture_output=True, text=True, check=False)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("9,000 rows") == 1
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "alone").read_bytes()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = """if True:
+    import sys
+    from vqlabel.cli import main
+    try:
+        main(["encode", "--help"])
+    finally:
+        print("torch" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--temperatures" in done.stdout
+    assert done.stdout.endswith("False\n")

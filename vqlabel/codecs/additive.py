@@ -1,0 +1,61 @@
+"""Books whose codewords are added up, each over the whole latent vector: greedy start, then search and refit in turns."""
+
+from __future__ import annotations
+
+import torch
+
+from vqlabel import _native
+from vqlabel.codecs.kmeans import assign, kmeans
+from vqlabel.codecs.sample import BLOCK
+from vqlabel.ranks import Ranks
+
+ROUNDS = 6
+FIT_BEAM = 8
+RIDGE = 1e-3  # rows' worth of pull towards zero: a codeword that nobody uses has no other
+
+
+def fit_additive(
+    points: torch.Tensor, G: int, K: int, ranks: Ranks, *, seed: int, rounds: int = ROUNDS
+) -> torch.Tensor:
+    """Books [G, K, R] for this rank's points [n, R]."""
+    rest, books = points.clone(), []
+    for g in range(G):
+        book = kmeans(rest, K, ranks, seed=seed + g, rounds=10)
+        rest -= book[assign(rest, book)[0]]
+        books.append(book)
+    found = torch.stack(books)
+    for _ in range(rounds if G > 1 else 0):
+        found = _solved(points, search_additive(points, found, FIT_BEAM), found, ranks)
+    return found
+
+
+def search_additive(points: torch.Tensor, books: torch.Tensor, beam: int) -> torch.Tensor:
+    """Codes [n, G] of points [n, R] by beam search, book after book."""
+    G, K, R = books.shape
+    flat = books.reshape(G * K, R).cpu()
+    norms = flat.square().sum(1)
+    gram = (2 * (flat @ flat.T)).view(G, K, G, K).permute(0, 2, 1, 3).contiguous().numpy()
+    codes = []
+    for block in points.cpu().split(BLOCK):
+        dots = torch.addmm(-norms, block, flat.T, alpha=2).view(-1, G, K)
+        found = _native.additive_search(dots.numpy(), gram, beam, threads=torch.get_num_threads())
+        codes.append(torch.from_numpy(found.astype("int64")))
+    return torch.cat(codes).to(points.device) if codes else torch.zeros(0, G, dtype=torch.int64)
+
+
+def _solved(points: torch.Tensor, codes: torch.Tensor, books: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """The books with the least squared error for these codes, all of them together."""
+    G, K, R = books.shape
+    flat = codes + torch.arange(G, device=codes.device) * K
+    pairs = torch.zeros(G * K * G * K, dtype=torch.float64)
+    sums = torch.zeros(G * K, R, dtype=torch.float64)
+    for g in range(G):
+        sums.index_add_(0, flat[:, g], points.double())
+        for other in range(G):
+            pairs += torch.bincount(flat[:, g] * (G * K) + flat[:, other], minlength=len(pairs))
+    matrix, wanted = ranks.sum(pairs.view(G * K, G * K)), ranks.sum(sums)
+    matrix.diagonal().add_(RIDGE)
+    start = books.reshape(G * K, R).double()
+    # Solved for the change: a codeword without rows stays where it is.
+    change = torch.linalg.solve(matrix, wanted - (matrix @ start - RIDGE * start))
+    return (start + change).float().view(G, K, R)

@@ -1,0 +1,55 @@
+"""What a user can say about a codec that is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vqlabel.side import TIERS
+
+FORMS = ("auto", "product", "residual", "vqae")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a `vq` codec is fitted. Say bytes_per_label or max_kl, not both; G and nbits decide the rate otherwise.
+
+    prior is a tier of side information; form the layout of the books (auto: residual up to 8 bytes, product above);
+    hidden the width of the decoder's hidden layer (None: what the size of the tables allows, 0: none). The refit
+    minimises the KL at `temperatures`. The same seed and rows give the same codec.
+    """
+
+    bytes_per_label: float | None = None
+    max_kl: float | None = None
+    prior: str = "none"
+    form: str = "auto"
+    codebooks: int | None = None
+    nbits: int = 8
+    width: int = 64
+    hidden: int | None = None
+    temperatures: tuple[float, ...] = (20.0,)
+    stored: str = "int8"
+    effort: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("prior", self.prior, TIERS),
+            ("form", self.form, FORMS),
+            ("stored", self.stored, ("int8", "fp16")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if sum(value is not None for value in (self.bytes_per_label, self.max_kl, self.codebooks)) > 1:
+            raise ValueError("say one of bytes_per_label, max_kl and codebooks: each of them decides the rate")
+        if self.bytes_per_label is not None and not 0 <= self.bytes_per_label <= 256:
+            raise ValueError(f"bytes_per_label must be 0 to 256, got {self.bytes_per_label}")
+        if self.max_kl is not None and not self.max_kl > 0:
+            raise ValueError(f"max_kl must be above 0, got {self.max_kl}")
+        if not 1 <= self.nbits <= 16:
+            raise ValueError(f"nbits must be 1 to 16, got {self.nbits}")
+        if not self.temperatures or not all(0 < t <= 1000 for t in self.temperatures):
+            raise ValueError(f"temperatures must be above 0 and at most 1000, got {self.temperatures}")
+        if not 1 <= self.width <= 4096 or (self.hidden is not None and not 0 <= self.hidden <= 4096):
+            raise ValueError(f"width must be 1 to 4096 and hidden 0 to 4096, got {self.width} and {self.hidden}")
+        if self.codebooks is not None and not 0 <= self.codebooks <= 4096:
+            raise ValueError(f"codebooks must be 0 to 4096, got {self.codebooks}")

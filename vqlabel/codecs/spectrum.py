@@ -1,0 +1,75 @@
+"""Principal directions of a sample of logits, over all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vqlabel.codecs.sample import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+SPARE = 16  # directions beyond those asked for, which make the last of them right
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean [C], orthonormal directions [C, R] and the variances [R] along them, largest first."""
+
+    mean: torch.Tensor
+    basis: torch.Tensor
+    variances: torch.Tensor
+    total: float  # variance in all directions
+
+
+def principal(sample: Sample, width: int, seed: int) -> Spectrum:
+    """The leading `width` directions, by subspace iteration: no C x C matrix is ever made, so C may be large."""
+    import torch
+
+    C = sample.classes
+    mean = sample.ranks.sum(_sum(block.double().sum(0) for block, _ in sample.blocks())) / sample.total
+    mean = mean.float()
+    spare = min(width + SPARE, C)
+    basis = torch.randn(C, spare, generator=torch.Generator().manual_seed(seed)).to(mean.device)
+    for _ in range(ROUNDS):
+        basis = torch.linalg.qr(basis)[0]
+        # Zeros keep a rank without rows, and a sample of one row, in shape.
+        spread = torch.zeros_like(basis)
+        power = torch.zeros(1, dtype=torch.float64, device=mean.device)
+        for block, _ in sample.blocks():
+            centred = block - mean
+            spread += centred.T @ (centred @ basis)
+            power += centred.double().square().sum()
+        sample.ranks.sum(spread)
+        sample.ranks.sum(power)
+        inner = basis.T @ spread  # covariance inside the subspace
+        values, turn = torch.linalg.eigh((inner + inner.T) / 2)
+        ordered, basis = basis @ turn.flip(1), spread
+    kept = min(width, C)
+    variances = values.flip(0)[:kept].clamp_min(0) / sample.total
+    return Spectrum(mean, _signed(ordered[:, :kept].contiguous()), variances, float(power) / sample.total)
+
+
+def _sum(parts: object) -> torch.Tensor:
+    total = None
+    for part in parts:  # type: ignore[attr-defined]
+        total = part if total is None else total + part
+    return total  # type: ignore[return-value]
+
+
+def _signed(basis: torch.Tensor) -> torch.Tensor:
+    """Each direction turned so that its largest entry is positive: the same on every machine."""
+    largest = basis.abs().argmax(0)
+    return basis * basis.gather(0, largest[None]).sign()
+
+
+def waterfilling(variances: torch.Tensor, rest: float, bits: float) -> float:
+    """Mean squared error of the best code of a Gaussian with these variances at this rate; `rest` is never coded."""
+    low, high = 0.0, float(variances.max())
+    for _ in range(100):
+        level = (low + high) / 2
+        rate = 0.5 * (variances.clamp_min(1e-30) / max(level, 1e-30)).log2().clamp_min(0).sum().item()
+        low, high = (level, high) if rate > bits else (low, level)
+    return float(variances.clamp_max(high).sum()) + rest

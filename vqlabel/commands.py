@@ -1,0 +1,198 @@
+"""`vqlabel fit`, `encode` and `decode`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+from vqlabel.encoder import LabelEncoder
+from vqlabel.errors import FormatError
+from vqlabel.file import LabelFile
+from vqlabel.inspection import label_facts
+from vqlabel.progress import bar
+from vqlabel.ranks import Ranks
+from vqlabel.scene import side_of
+from vqlabel.side import SideInformation
+from vqlabel.source_files import LabelSource
+from vqlabel.sources import Source, open_source
+from vqlabel.storage import PARTIAL
+from vqlabel.terminal import one_line, say
+
+FIT_OPTIONS = ("bytes", "max_kl", "prior", "like", "temperatures", "form", "effort", "seed", "rows")
+DECODED_AT_ONCE = 2**22  # logits
+
+
+@contextmanager
+def ranks() -> Iterator[Ranks]:
+    """All processes that torchrun started, as one; this one alone without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield Ranks()
+        return
+    import torch.distributed as distributed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # A rank that dies is noticed at once; one that is only slower than the others may take its time.
+    distributed.init_process_group(backend, timeout=datetime.timedelta(days=1))
+    yield Ranks.here()
+    distributed.destroy_process_group()  # not after an error: the others may be waiting in it
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Fit a codec and keep it."""
+    with ranks() as here:
+        if here.rank == 0 and os.path.exists(options.out):
+            raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+        encoder = _fitted(options, open_source(options.logits))
+        if here.rank == 0:
+            encoder.save(options.out)
+        here.wait()
+    _report(options.out, here)
+    return 0
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Encode all logits, fitting a codec first unless one is given."""
+    with ranks() as here:
+        if here.rank == 0 and os.path.exists(options.out):
+            raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+        source = open_source(options.logits)
+        encoder = _encoder(options, source)
+        encoder.encode(source, options.out, metadata=_metadata(options, source))
+        if here.rank == 0:
+            with suppress(FileNotFoundError):
+                os.unlink(_kept(options))
+    _report(options.out, here)
+    return 0
+
+
+def _report(path: str, here: Ranks) -> None:
+    if here.rank == 0:
+        file = LabelFile(path)
+        print(f"{one_line(file.path)}: {len(file):,} rows")
+        for what, text in label_facts(file):
+            print(f"  {what}: {one_line(text)}")
+
+
+def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
+    asked = [name for name in FIT_OPTIONS if getattr(options, name) is not None and name != "like"]
+    if asked and (options.codec or options.format != "vq"):
+        given = "--codec" if options.codec else f"--format {options.format}"
+        raise ValueError(f"--{asked[0].replace('_', '-')} says how to fit a codec, but with {given} none is fitted")
+    if options.codec:
+        return LabelEncoder.load(options.codec)
+    if options.format == "vq":
+        return _fitted_once(options, source)
+    from vqlabel.codecs.raw import Int8, Raw
+    from vqlabel.codecs.topk import TopK
+
+    kinds = {"raw": Raw, "int8": Int8}
+    codec = TopK(source.classes, options.k) if options.format == "topk" else kinds[options.format](source.classes)
+    return LabelEncoder(codec, _side(options))
+
+
+def _fitted(options: argparse.Namespace, source: Source) -> LabelEncoder:
+    names = {"bytes": "bytes_per_label", **{name: name for name in FIT_OPTIONS if name not in ("bytes", "like")}}
+    asked = {key: getattr(options, name) for name, key in names.items() if getattr(options, name) is not None}
+    if options.max_kl is None:
+        asked.setdefault("bytes_per_label", 4)
+    return LabelEncoder.fit(source, side=_side(options), progress=say, **asked)
+
+
+def _kept(options: argparse.Namespace) -> str:
+    return f"{options.out}.fit"
+
+
+def _fitted_once(options: argparse.Namespace, source: Source) -> LabelEncoder:
+    """Fitted codec, kept beside the labels until these are finished, so that an interrupted run goes on with it."""
+    here, path = Ranks.here(), _kept(options)
+    asked = {name: getattr(options, name) for name in FIT_OPTIONS}
+    words = json.dumps({**asked, "logits": options.logits, "shape": [source.rows, source.classes]})
+    try:
+        found = LabelFile(path).metadata.get("x.fit") == words
+    except (OSError, FormatError):
+        found = False
+    here.wait()  # all have looked
+    if not found:
+        encoder = _fitted(options, source)
+        if here.rank == 0:
+            for name in (path, path + PARTIAL):
+                with suppress(FileNotFoundError):
+                    os.unlink(name)
+            encoder.save(path, metadata={"x.fit": words})
+        here.wait()
+    return LabelEncoder.load(path)  # read back even by the rank that fitted it: all have the same bits
+
+
+def _like(options: argparse.Namespace) -> LabelFile | None:
+    """The label file that says what the rows are: the one named, or the logits themselves."""
+    if options.like is not None:
+        return LabelFile(options.like)
+    if not options.logits.endswith(".safetensors"):
+        return None
+    try:
+        return LabelFile(options.logits)
+    except FormatError:
+        return None  # logits in a plain safetensors file
+
+
+def _side(options: argparse.Namespace) -> SideInformation | None:
+    like = _like(options)
+    if like is None:
+        return None
+    batch = like.metadata.get("replay", {}).get("recipe", {}).get("pairing") == "batch"
+    return None if batch and options.prior in (None, "none") else side_of(like)
+
+
+def _metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
+    like = _like(options)
+    found: dict[str, Any] = {}
+    if like is not None:
+        carried = ("replay", "teacher", *(("epochs", "images") if len(like) == source.rows else ()))
+        found = {key: like.metadata[key] for key in carried if key in like.metadata}
+    if options.teacher:
+        found["teacher"] = options.teacher
+    return found
+
+
+def decode(options: argparse.Namespace) -> int:
+    """Write the labels of some rows as .npy."""
+    if os.path.exists(options.out):
+        raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+    source = LabelSource(LabelFile(options.file, load="map"))
+    rows, temperature = _rows(options.rows, len(source)), options.temperature
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"--temperature must be above 0, got {temperature}")
+    step = max(1, DECODED_AT_ONCE // source.classes)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), source.classes)}
+    with open(options.out + PARTIAL, "wb") as out, bar("decoding", len(rows), shown=True) as advance:
+        np.lib.format.write_array_header_1_0(out, header)
+        for start in range(rows.start, rows.stop, step):
+            part = source.read(range(start, min(start + step, rows.stop)))
+            labels = part if temperature is None else torch.softmax(part / temperature, dim=1)
+            out.write(labels.numpy().astype("<f4", copy=False).tobytes())
+            advance(len(part))
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(options.out + PARTIAL, options.out)
+    return 0
+
+
+def _rows(text: str, count: int) -> range:
+    first, colon, stop = text.partition(":")
+    parts = (first or "0", stop or str(count))
+    if not colon or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"--rows is A:B, such as 0:1000, got {text!r}")
+    rows = range(int(parts[0]), int(parts[1]))
+    if not rows.start <= rows.stop <= count:
+        raise ValueError(f"--rows {text} is not within the {count} rows of the file")
+    return rows

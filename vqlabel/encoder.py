@@ -1,0 +1,151 @@
+"""LabelEncoder: logits in, a label file out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vqlabel.codecs import load_codec
+from vqlabel.codecs.base import Codec
+from vqlabel.codecs.options import FitOptions
+from vqlabel.encoding import Blocks, Plan, begin, write_rows
+from vqlabel.file import LabelFile, PathLike
+from vqlabel.measure import measure
+from vqlabel.ranks import Ranks
+from vqlabel.sampling import draw
+from vqlabel.scene import check_classes, joined, metadata_of, side_of, tensors_of
+from vqlabel.side import SideInformation, Views
+from vqlabel.sources import open_source
+
+
+class LabelEncoder:
+    """A codec, what it knows of the rows beforehand, and how good it was found to be.
+
+    Fitted with `fit`, or made of a codec that needs no fitting. Under torch.distributed every rank makes the same
+    calls: fitting and encoding are shared out among them.
+
+    >>> import numpy as np, tempfile
+    >>> from vqlabel.codecs.raw import Raw
+    >>> logits = np.random.default_rng(0).standard_normal((1000, 10)).astype(np.float32)
+    >>> LabelEncoder(Raw(classes=10)).encode(logits, tempfile.mkdtemp() + "/labels.safetensors")
+    LabelFile('labels.safetensors', codec='raw', rows=1000, row_bytes=20)
+    """
+
+    def __init__(
+        self, codec: Codec, side: SideInformation | None = None, measured: dict[str, Any] | None = None
+    ) -> None:
+        if side is None and codec.tier != "none":
+            raise ValueError(f"the prior of this codec is {codec.tier!r}: give side=, or a file that has it")
+        check_classes(side, codec.classes)
+        self.codec = codec
+        self.side = side
+        self.measured = measured
+        self.temperatures: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        codec = self.codec
+        return f"LabelEncoder({codec.id}, C={codec.classes}, row_bytes={codec.row_bytes}, prior={codec.tier!r})"
+
+    @classmethod
+    def fit(
+        cls,
+        source: Any,
+        *,
+        side: SideInformation | None = None,
+        rows: int = 100_000,
+        held_out: int = 5_000,
+        progress: bool | Callable[[str], None] = True,
+        **options: Any,
+    ) -> LabelEncoder:
+        """Fit a `vq` codec on a random choice of rows, and measure it on others.
+
+        source is what `open_source` takes, options are those of FitOptions. progress may be a function that is told
+        what happens; True tells a terminal.
+        """
+        from vqlabel.codecs.fitting import fit
+
+        asked = FitOptions(**options)
+        opened = open_source(source)
+        _check_fit(opened, side, asked, rows, held_out)
+        say = _speaker(progress)
+        sizes = {"rows": rows, "held_out": held_out, "seed": asked.seed}
+        sample, held = draw(opened, side, tier=asked.prior, say=say, **sizes)
+        codec = fit(sample, asked, held if held.total else sample, say)
+        encoder = cls(codec, side, measure(codec, held) if held.total else None)
+        encoder.temperatures = asked.temperatures
+        return encoder
+
+    def encode(
+        self, source: Any, path: PathLike, *, metadata: Mapping[str, Any] | None = None, progress: bool = True
+    ) -> LabelFile:
+        """Label file of all rows of a source. What an interrupted run left at path.partial is gone on with.
+
+        metadata are more keys of FORMAT.md, such as `teacher`, and yours, which begin with "x.".
+        """
+        opened, ranks = open_source(source), Ranks.here()
+        if opened.classes != self.codec.classes:
+            raise ValueError(f"the codec is for {self.codec.classes} classes, but the logits have {opened.classes}")
+        blocks = Blocks(self.codec, opened, self.side)
+        plan = self._plan(path, opened.rows, metadata or {})
+        writer = begin(plan, ranks)
+        try:
+            write_rows(writer, blocks, ranks, progress=progress)
+            ranks.wait()
+            if ranks.rank == 0:
+                writer.close()
+        finally:
+            writer.detach()
+        ranks.wait()
+        return LabelFile(plan.path)
+
+    def save(self, path: PathLike, *, metadata: Mapping[str, Any] | None = None) -> None:
+        """Keep a fitted codec: a label file without rows, with what only encoding needs. `load` takes it up again."""
+        plan = self._plan(path, 0, metadata or {})
+        tensors = {**plan.tensors, **self.codec.search_tensors()}
+        sizes = {"rows": 0, "row_bytes": plan.row_bytes}
+        LabelFile.create(plan.path, **sizes, tensors=tensors, metadata=plan.metadata).close()
+
+    @classmethod
+    def load(cls, path: PathLike, views: Views | None = None) -> LabelEncoder:
+        """Encoder that `save` kept. views makes the pixels for a prior that looks at them."""
+        file = LabelFile(path)
+        encoder = cls(load_codec(file), side_of(file, views), file.metadata.get("measured"))
+        encoder.temperatures = tuple(file.metadata.get("temperatures", ()))
+        return encoder
+
+    def _plan(self, path: PathLike, rows: int, metadata: Mapping[str, Any]) -> Plan:
+        codec = {"id": self.codec.id, **self.codec.config()}
+        facts: dict[str, Any] = {"codec": codec, "classes": self.codec.classes}
+        if self.temperatures:
+            facts["temperatures"] = list(self.temperatures)
+        if self.measured is not None:
+            facts["measured"] = self.measured
+        facts |= metadata_of(self.side, rows)
+        tensors = {**self.codec.tensors(), **tensors_of(self.side)}
+        name = os.path.abspath(os.fspath(path))
+        return Plan(name, rows, self.codec.row_bytes, tensors, joined(facts, metadata))
+
+
+def _check_fit(source: Any, side: SideInformation | None, options: FitOptions, rows: int, held_out: int) -> None:
+    if not source.any_order:
+        raise ValueError(
+            "an iterator gives its rows once, but fitting and encoding both need them: give an array, a path, a "
+            "function of row numbers, or an object that can be iterated again"
+        )
+    if len(source) == 0:
+        raise ValueError("the source has no rows to fit on")
+    if rows < 1 or held_out < 0:
+        raise ValueError(f"rows must be at least 1 and held_out at least 0, got {rows} and {held_out}")
+    if side is None and options.prior != "none":
+        raise ValueError(f"prior {options.prior!r} needs to know the images behind the rows: give side=, or --like")
+    check_classes(side, source.classes)
+
+
+def _speaker(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
+    if Ranks.here().rank or not progress:
+        return lambda words: None
+    if callable(progress):
+        return progress
+    return lambda words: print(words, file=sys.stderr) if sys.stderr.isatty() else None

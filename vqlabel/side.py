@@ -1,0 +1,144 @@
+"""Side information: what a reader knows of a row before it reads a bit of it, as tensors for the priors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vqlabel.replay import CUTMIX, MIXUP, Parameters, ReplayRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+TIERS = ("none", "classes", "replay", "image")  # each knows what the one before it knows, and more
+REGIMES = 33  # 0 for a row that is not mixed, then lambda in 32 steps
+GEOMETRY = 17  # features of a view's boxes and flips
+
+Views: TypeAlias = "Callable[[Parameters], torch.Tensor]"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Side information of B rows."""
+
+    images: torch.Tensor  # int64 [B]
+    partners: torch.Tensor  # int64 [B] the image itself where nothing is mixed
+    own: torch.Tensor  # int64 [B] class of the image
+    other: torch.Tensor  # int64 [B] class of its partner
+    share: torch.Tensor  # float32 [B] lambda: what remains of the image itself
+    features: torch.Tensor  # float32 [B, GEOMETRY + 4 * draws] between about -1 and 1
+    views: torch.Tensor | None  # float32 [B, c, H, W] what the student is about to see; tier "image" only
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def regime(self) -> torch.Tensor:
+        """Lambda as a number from 0 to REGIMES - 1 [B]."""
+        steps = (self.share * (REGIMES - 1)).long().clamp(0, REGIMES - 2) + 1
+        return steps.where(self.share < 1, 0)
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> Side:
+        """Side information of some of the rows."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Side(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> Side:
+        """The same on another device."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Side(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+
+class SideInformation:
+    """Side information of a whole set, recomputed from its recipe; row = epoch * images + image.
+
+    classes holds the class of each image. Without a recipe the rows are unmixed. `draws` are streams and blocks of the
+    user's own draws that shape a view, such as a rotation: [[stream, block], ...]. views makes the pixels, for a prior
+    that looks at them.
+
+    >>> recipe = ReplayRecipe(seed=7, images=3, height=48, width=48, size=32, cutmix=1.0)
+    >>> side = SideInformation([0, 1, 2], recipe).of([5, 0])
+    >>> side.images.tolist(), side.own.tolist()
+    ([2, 0], [2, 0])
+    """
+
+    def __init__(
+        self,
+        classes: ArrayLike,
+        recipe: ReplayRecipe | None = None,
+        *,
+        draws: Sequence[Sequence[int]] = (),
+        views: Views | None = None,
+    ) -> None:
+        table = np.asarray(classes)
+        if table.ndim != 1 or table.dtype.kind not in "iu" or len(table) == 0:
+            raise TypeError(f"classes must be whole numbers [images], got {table.dtype} {list(table.shape)}")
+        if recipe is not None and recipe.images != len(table):
+            raise ValueError(f"the recipe is for {recipe.images} images, but there are classes of {len(table)}")
+        if recipe is not None and recipe.pairing != "pair":
+            raise ValueError("rows of a recipe with pairing='batch' cannot be replayed one by one")
+        self.classes = table.astype(np.int64)
+        self.recipe = recipe
+        self.draws = [list(draw) for draw in draws]
+        self.views = views
+
+    @property
+    def images(self) -> int:
+        """Images of the set, and so rows of an epoch."""
+        return len(self.classes)
+
+    def of(self, rows: ArrayLike, *, tier: str = "replay") -> Side:
+        """Side information of rows [B], as far as this tier looks."""
+        epochs, images = np.divmod(np.asarray(rows, np.int64), self.images)
+        if self.recipe is None:
+            return self._plain(images)
+        parameters = self.recipe.parameters(epochs, images)
+        partners = np.where(parameters.kinds > 0, parameters.partners, images)
+        share = np.where(parameters.kinds > 0, parameters.shares, 1.0).astype(np.float32)
+        features = self._features(parameters) if tier in ("replay", "image") else np.zeros((len(images), 0), np.float32)
+        return self._side(images, partners, share, features, self._views(parameters, tier))
+
+    def _plain(self, images: NDArray[np.int64]) -> Side:
+        share, features = np.ones(len(images), np.float32), np.zeros((len(images), GEOMETRY), np.float32)
+        return self._side(images, images, share, features, None)
+
+    def _side(self, images: NDArray[Any], partners: NDArray[Any], *rest: Any) -> Side:
+        import torch
+
+        share, features, views = rest
+        numbers = images, partners, self.classes[images], self.classes[partners], share, features
+        return Side(*(torch.from_numpy(np.ascontiguousarray(part)) for part in numbers), views)
+
+    def _features(self, parameters: Parameters) -> NDArray[np.float32]:
+        assert self.recipe is not None
+        extent = np.array([self.recipe.height, self.recipe.width] * 2, np.float32)
+        mixed = (parameters.kinds > 0)[:, None]
+        parts = [
+            _centred(parameters.crops / extent),
+            parameters.flips[:, None],
+            parameters.kinds[:, None] == [CUTMIX, MIXUP],
+            parameters.shares[:, None] * mixed,
+            _centred(parameters.cuts / parameters.size) * (parameters.kinds == CUTMIX)[:, None],
+            _centred(parameters.partner_crops / extent) * mixed,
+            parameters.partner_flips[:, None],
+        ]
+        for stream, block in self.draws:
+            words = self.recipe.draws(parameters.epochs, parameters.images, stream, block)
+            parts.append(words * (2 / 2**32) - 1)
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def _views(self, parameters: Parameters, tier: str) -> torch.Tensor | None:
+        if tier != "image":
+            return None
+        if self.views is None:
+            raise ValueError("this prior looks at the images: give SideInformation a function views=, which makes them")
+        return self.views(parameters)
+
+
+def _centred(boxes: NDArray[Any]) -> NDArray[Any]:
+    """Boxes top, left, height, width as fractions, to centre and extent between -1 and 1."""
+    return np.concatenate([2 * boxes[:, :2] + boxes[:, 2:] - 1, 2 * boxes[:, 2:] - 1], axis=1)

@@ -1,0 +1,195 @@
+"""Logits on disk as sources: .npy, .safetensors, label files, folders of these."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import math
+import os
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqlabel.file import LabelFile
+from vqlabel.scene import side_of
+from vqlabel.side import Views
+from vqlabel.sources import Source
+from vqlabel.storage import opened, read_exactly, read_into
+
+FLOATS = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8"}  # as safetensors calls them; NumPy has no bfloat16
+PICKLES = (".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".bin", ".npz")
+MAX_HEADER_BYTES = 10**8  # what safetensors itself allows
+GAP_BYTES = 2**14  # rows no further apart than this are read in one go
+
+
+class StoredArray(Source):
+    """A matrix in a file, row after row from `offset` on; read with system calls, so that memory stays bounded.
+
+    A map would count as our memory, and end the process if the file became shorter.
+    """
+
+    def __init__(self, path: str, offset: int, shape: tuple[int, ...], dtype: str | np.dtype[Any]) -> None:
+        if len(shape) != 2:
+            raise ValueError(f"{path}: logits must have shape [rows, classes], got {list(shape)}")
+        self._path, self._offset = path, offset
+        self._bfloat = dtype == "BF16"
+        self._stored = np.dtype(FLOATS.get(dtype, dtype) if isinstance(dtype, str) else dtype)
+        if not self._bfloat and (self._stored.kind != "f" or self._stored.itemsize > 8):
+            raise ValueError(f"{path}: logits must be float16, bfloat16, float32 or float64, got {self._stored}")
+        super().__init__(shape[0], shape[1], self._tensor(bytearray(), (0, 1)).dtype)
+        self._row_bytes = self.classes * self._stored.itemsize
+        self._file_bytes = os.stat(path).st_size
+        if self._file_bytes < offset + self.rows * self._row_bytes:
+            raise ValueError(f"{path} ends before its {self.rows} rows of {self.classes} logits do; fetch it again")
+
+    def _tensor(self, data: bytearray, shape: tuple[int, ...]) -> torch.Tensor:
+        array = np.frombuffer(data, self._stored).reshape(shape)
+        if self._bfloat:
+            return torch.from_numpy(array).view(torch.bfloat16)
+        return torch.from_numpy(array.astype(self._stored.newbyteorder("="), copy=False))
+
+    def _read(self, rows: range) -> torch.Tensor:
+        data = bytearray(len(rows) * self._row_bytes)
+        with opened(self._path) as fd:
+            found = os.fstat(fd).st_size
+            if found != self._file_bytes:
+                raise ValueError(
+                    f"{self._path} had {self._file_bytes} bytes when it was opened and has {found} now; "
+                    "encode it when it no longer changes"
+                )
+            read_into(fd, self._offset + rows.start * self._row_bytes, memoryview(data))
+        return self._tensor(data, (len(rows), self.classes))
+
+    def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        cuts = np.flatnonzero(np.diff(indices) * self._row_bytes > GAP_BYTES) + 1
+        parts = [torch.empty(0, self.classes, dtype=self.dtype)]
+        for run in np.split(indices, cuts):
+            if len(run):
+                parts.append(self._read(range(int(run[0]), int(run[-1]) + 1))[torch.from_numpy(run - run[0])])
+        return torch.cat(parts)
+
+
+class LabelSource(Source):
+    """Labels of a label file, decoded."""
+
+    def __init__(self, file: LabelFile, views: Views | None = None) -> None:
+        from vqlabel.codecs import load_codec
+
+        self._file, self._codec = file, load_codec(file)
+        self._side = side_of(file, views) if self._codec.tier != "none" else None
+        half = file.metadata["codec"]["id"] == "raw"  # decoded to float32, but no more than float16 is in them
+        super().__init__(len(file), self._codec.classes, torch.float16 if half else torch.float32)
+
+    def _read(self, rows: range) -> torch.Tensor:
+        return self._take(np.arange(rows.start, rows.stop))
+
+    def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        side = None if self._side is None else self._side.of(indices, tier=self._codec.tier)
+        return self._codec.decode(self._file.gather(indices), side)
+
+
+class JoinedSource(Source):
+    """Shards, one after the other."""
+
+    def __init__(self, shards: list[Source], names: list[str]) -> None:
+        first = shards[0]
+        for shard, name in zip(shards, names, strict=True):
+            if shard.classes != first.classes:
+                raise ValueError(f"{names[0]} has {first.classes} classes, but {name} has {shard.classes}")
+        self._shards = shards
+        self._starts = [0, *itertools.accumulate(len(shard) for shard in shards)]
+        widest = max((shard.dtype for shard in shards), key=lambda dtype: dtype.itemsize)
+        super().__init__(self._starts[-1], first.classes, widest)
+
+    def _read(self, rows: range) -> torch.Tensor:
+        parts = [torch.empty(0, self.classes, dtype=self.dtype)]
+        for shard, start in zip(self._shards, self._starts, strict=False):
+            part = range(max(rows.start - start, 0), min(rows.stop - start, len(shard)))
+            parts += [shard.read(part)] if part else []
+        return torch.cat(parts)
+
+    def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        parts = [torch.empty(0, self.classes, dtype=self.dtype)]
+        edges = [bisect.bisect_left(indices, start) for start in self._starts]
+        for shard, start, (low, high) in zip(self._shards, self._starts, itertools.pairwise(edges), strict=False):
+            parts += [shard.take(indices[low:high] - start)] if high > low else []
+        return torch.cat(parts)
+
+
+def open_path(path: str) -> Source:
+    """Source of a .npy or .safetensors file, a label file, or a folder of them in the order of their names."""
+    if os.path.isdir(path):
+        return _open_folder(path)
+    if path.endswith(".npy"):
+        return _open_npy(path)
+    if path.endswith(".safetensors"):
+        return _open_safetensors(path)
+    if path.endswith(PICKLES):
+        raise ValueError(
+            f"{path}: pickles and archives can run code when they are loaded, or cannot be read in parts; "
+            "save the logits as .npy or .safetensors"
+        )
+    raise ValueError(f"{path}: logits are read from .npy and .safetensors files and from folders of them")
+
+
+def _open_folder(path: str) -> Source:
+    names = sorted(name for name in os.listdir(path) if name.endswith((".npy", ".safetensors", *PICKLES)))
+    if not names:
+        raise ValueError(f"{path}: the folder holds no .npy or .safetensors file")
+    for before, after in itertools.pairwise(names):
+        if _counted(after) < _counted(before):
+            raise ValueError(
+                f"{path}: {before} comes before {after} by name; write the numbers with leading zeros, so that there "
+                "is one order"
+            )
+    return JoinedSource([open_path(os.path.join(path, name)) for name in names], names)
+
+
+def _counted(name: str) -> list[Any]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _open_npy(path: str) -> Source:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a .npy file of numbers: {error}") from None
+    if array.ndim == 2 and not array.flags.c_contiguous:
+        raise ValueError(f"{path}: the array is stored column by column; save np.ascontiguousarray of it")
+    return StoredArray(path, array.offset, array.shape, array.dtype)
+
+
+def _open_safetensors(path: str) -> Source:
+    with opened(path) as fd:
+        size = os.fstat(fd).st_size
+        length = int.from_bytes(read_exactly(fd, 0, 8), "little") if size >= 8 else size
+        if 8 + length > min(size, MAX_HEADER_BYTES):
+            raise ValueError(f"{path}: not a safetensors file, or one that was cut off")
+        try:
+            entries = json.loads(read_exactly(fd, 8, length))
+            metadata = entries.pop("__metadata__", {})
+            if metadata.get("format") == "vqlabel":
+                return LabelSource(LabelFile(path, load="map"))
+            name, entry = _logits_entry(entries, path)
+            (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
+            sound = end - begin == math.prod(shape) * np.dtype(FLOATS[entry["dtype"]]).itemsize and begin >= 0
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: the header of the safetensors file makes no sense: {error!r}") from None
+    if not sound:
+        raise ValueError(f"{path}: the size of tensor {name!r} contradicts its shape; fetch the file again")
+    return StoredArray(path, 8 + length + begin, shape, entry["dtype"])
+
+
+def _logits_entry(entries: dict[str, Any], path: str) -> tuple[str, dict[str, Any]]:
+    floats = [name for name, entry in entries.items() if len(entry["shape"]) == 2 and entry["dtype"] in FLOATS]
+    wanted = ["logits"] if "logits" in floats else floats
+    if len(wanted) != 1:
+        raise ValueError(
+            f"{path}: tensors [rows, classes] of floats are {', '.join(floats) or 'none'}; "
+            "keep one, or name the one to use 'logits'"
+        )
+    return wanted[0], entries[wanted[0]]
