@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.sample import Sample
+from vqlabel.replay import Parameters, ReplayRecipe
+from vqlabel.sampling import side_of_rows
+from vqlabel.side import SideInformation
 
 CLASSES = 10
 
@@ -93,6 +96,41 @@ def ranks(script: str, folder: Path, world: int = 2) -> list[int]:
     finally:
         for process in processes:
             process.kill()
+
+
+def views(parameters: Parameters) -> torch.Tensor:
+    """Something to look at: one channel that shows where the crop lay."""
+    crops = torch.from_numpy(parameters.crops.astype(np.float32)) / 48
+    return crops[:, None, :, None].expand(-1, 1, 4, 8) + torch.arange(8.0) / 8
+
+
+IMAGES = 60
+RECIPE = ReplayRecipe(seed=7, images=IMAGES, height=48, width=48, size=32, cutmix=0.5)
+
+
+def scene(classes: int) -> SideInformation:
+    """What there is to know of the rows of mixed_logits."""
+    return SideInformation(np.arange(IMAGES) % classes, RECIPE, views=views)
+
+
+def mixed_logits(rows: int, classes: int, seed: int = 5) -> torch.Tensor:
+    """Centred logits that the classes of both images explain in part, as lambda mixes them, and the crops in part."""
+    random = torch.Generator().manual_seed(seed)
+    means, basis = torch.randn(classes, 6, generator=random) * 3, torch.randn(6, classes, generator=random)
+    about = scene(classes).of(range(rows))
+    latent = means[about.own] * about.share[:, None] + means[about.other] * (1 - about.share[:, None])
+    latent += about.features[:, :4] @ torch.randn(4, 6, generator=random) * 1.5
+    latent += torch.randn(rows, 6, generator=random) * 0.5
+    found = latent @ basis + 0.1 * torch.randn(rows, classes, generator=random)
+    return found - found.mean(1, keepdim=True)
+
+
+def sample_of(data: torch.Tensor, tier: str = "none") -> Sample:
+    """Rows to fit on, with what a prior of this tier looks at."""
+    if tier == "none":
+        return Sample(data, None, len(data))
+    side = side_of_rows(scene(data.shape[1]), np.arange(len(data)), tier)
+    return Sample(data, side, len(data), images=IMAGES)
 
 
 def teacher_logits(rows: int, classes: int) -> NDArray[np.float32]:

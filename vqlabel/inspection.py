@@ -54,6 +54,10 @@ def label_facts(file: LabelFile) -> Iterator[tuple[str, str]]:
         yield f"mean KL at T = {one_line(temperature)}", _number(value, ".3e")
     if "top1" in measured:
         yield "same first class as the teacher", _number(measured["top1"], ".2%")
+    if "used" in measured:
+        yield "codewords in use", _number(measured["used"], ".1%")
+    if "entropy" in measured:
+        yield "entropy of a code, bits", _number(measured["entropy"], ".2f")
     if "rows" in measured:
         yield "measured on held-out rows", _number(measured["rows"], ",")
 

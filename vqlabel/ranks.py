@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` of them."""
+    """Number `rank` among `world` processes."""
 
     rank: int = 0
     world: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,30 @@ def class_prior(own: Any, other: Any, regime: Any, tables: Any) -> NDArray[np.fl
     A, B, ga, gb, g0 = tables
     h0: NDArray[np.float32] = ga[regime, None] * A[own] + gb[regime, None] * B[other] + g0[regime]
     return h0
+
+
+def decode(rows: NDArray[np.uint8], config: Any, tensors: Any, h0: Any = 0.0, spread: Any = 1.0) -> NDArray[Any]:
+    """Logits float64 [B, C] of rows of codec `vq`; a prior gives h0 [B, R] and spread [B, 1]."""
+
+    def weight(name: str) -> NDArray[Any]:
+        numbers, scale = tensors[name].astype(np.float64), tensors.get(name + ".scale", np.ones(1))
+        return numbers * scale.astype(np.float64).reshape(-1, *[1] * (numbers.ndim - 1))  # type: ignore[no-any-return]
+
+    codes = unpack(rows, config["nbits"], config["G"])
+    total = np.zeros((len(rows), config["width"]))
+    for g in range(config["G"]):
+        if config["form"] == "residual":
+            total += weight("books")[g * 2 ** config["nbits"] + codes[:, g].astype(int)]
+        else:
+            own = np.array(config["owner"]) == g
+            total[:, own] = weight("books")[own][:, codes[:, g]].T
+    h = h0 + spread * total
+    parts = [h] if config["linear"] else []
+    if config["hidden"]:
+        x = h @ weight("inner").T + weight("inner_bias")
+        parts.append(x / 2 * (1 + np.vectorize(math.erf, otypes=[float])(x / np.sqrt(2))))
+    logits: NDArray[Any] = np.concatenate(parts, axis=1) @ weight("weight").T + weight("bias")
+    return logits
 
 
 def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:

@@ -111,7 +111,7 @@ class SideInformation:
 
         share, features, views = rest
         numbers = images, partners, self.classes[images], self.classes[partners], share, features
-        return Side(*(torch.from_numpy(np.ascontiguousarray(part)) for part in numbers), views)
+        return Side(*[torch.from_numpy(np.ascontiguousarray(part)) for part in numbers], views)  # type: ignore[call-arg]
 
     def _features(self, parameters: Parameters) -> NDArray[np.float32]:
         assert self.recipe is not None

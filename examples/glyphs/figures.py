@@ -52,8 +52,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         assert match is not None, key
         runs.setdefault((int(match[1]), match[2]), []).append(found)
     names = list(dict.fromkeys(name for _, name in runs))
-    machine = f"{results['machine']['cores']} cores of {results['machine']['processor']}"
-    yield f"On {machine}. Teacher: {results['teacher']:.2f} %. Students, mean and deviation over the seeds in brackets:"
+    machines = " and of ".join(f"{m['processor']} ({m['cores']} cores)" for m in results["machines"])
+    yield f"On machines of {machines}. Teacher: {results['teacher']:.2f} %. Students, mean and deviation over the seeds in brackets:"
     yield ""
     yield "| images per class | " + " | ".join(names) + " |"
     yield "|---" * (1 + len(names)) + "|"

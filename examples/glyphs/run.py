@@ -107,7 +107,8 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
     """Students from hard and from full labels: IPC x temperature x seed. A finished cell is never run again."""
     path = options.results / "baseline.json"
     results = _read(path)
-    results["machine"] = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    here = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    results["machines"] = [*(m for m in results.get("machines", []) if m != here), here]
     results["settings"] = {k: v for k, v in dataclasses.asdict(settings).items() if k != "ipc"}
     with _stopwatch(results, "teacher", settings.teacher_path()):
         results["teacher"] = teacher.train(settings)[1]

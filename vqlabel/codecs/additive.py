@@ -1,7 +1,8 @@
-"""Books whose codewords are added up, each over the whole latent vector: greedy start, then search and refit in turns."""
+"""Books whose codewords are added up, each over the whole latent vector: a greedy start, then search and refit."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from vqlabel import _native
@@ -12,6 +13,8 @@ from vqlabel.ranks import Ranks
 ROUNDS = 6
 FIT_BEAM = 8
 RIDGE = 1e-3  # rows' worth of pull towards zero: a codeword that nobody uses has no other
+MAX_WORDS = 2**13  # of all books: the search keeps a table of every pair of them
+MAX_THREADS = 256
 
 
 def fit_additive(
@@ -33,22 +36,40 @@ def search_additive(points: torch.Tensor, books: torch.Tensor, beam: int) -> tor
     """Codes [n, G] of points [n, R] by beam search, book after book."""
     G, K, R = books.shape
     flat = books.reshape(G * K, R).cpu()
+    if G == 1:
+        found = _native.nearest(points.cpu().contiguous().numpy(), flat.contiguous().numpy(), [R], threads=threads())
+        return torch.from_numpy(found.astype(np.int64)).to(points.device)
+    check_words(G, K)
     norms = flat.square().sum(1)
     gram = (2 * (flat @ flat.T)).view(G, K, G, K).permute(0, 2, 1, 3).contiguous().numpy()
     codes = []
-    for block in points.cpu().split(BLOCK):
+    for block in torch.split(points.cpu(), BLOCK):
         dots = torch.addmm(-norms, block, flat.T, alpha=2).view(-1, G, K)
-        found = _native.additive_search(dots.numpy(), gram, beam, threads=torch.get_num_threads())
-        codes.append(torch.from_numpy(found.astype("int64")))
-    return torch.cat(codes).to(points.device) if codes else torch.zeros(0, G, dtype=torch.int64)
+        found = _native.additive_search(dots.numpy(), gram, beam, threads=threads())
+        codes.append(torch.from_numpy(found.astype(np.int64)))
+    return torch.cat(codes).to(points.device)
+
+
+def check_words(G: int, K: int) -> None:
+    """ValueError for residual books whose search would need too much memory."""
+    if G > 1 and G * K > MAX_WORDS:
+        raise ValueError(
+            f"{G} residual books of {K} have {G * K} codewords, but at most {MAX_WORDS} can be searched together; "
+            "take form='product', or smaller books"
+        )
+
+
+def threads() -> int:
+    """As many as torch uses."""
+    return min(torch.get_num_threads(), MAX_THREADS)
 
 
 def _solved(points: torch.Tensor, codes: torch.Tensor, books: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """The books with the least squared error for these codes, all of them together."""
     G, K, R = books.shape
     flat = codes + torch.arange(G, device=codes.device) * K
-    pairs = torch.zeros(G * K * G * K, dtype=torch.float64)
-    sums = torch.zeros(G * K, R, dtype=torch.float64)
+    pairs = torch.zeros(G * K * G * K, dtype=torch.float64, device=points.device)
+    sums = torch.zeros(G * K, R, dtype=torch.float64, device=points.device)
     for g in range(G):
         sums.index_add_(0, flat[:, g], points.double())
         for other in range(G):
@@ -58,4 +79,5 @@ def _solved(points: torch.Tensor, codes: torch.Tensor, books: torch.Tensor, rank
     start = books.reshape(G * K, R).double()
     # Solved for the change: a codeword without rows stays where it is.
     change = torch.linalg.solve(matrix, wanted - (matrix @ start - RIDGE * start))
-    return (start + change).float().view(G, K, R)
+    solved: torch.Tensor = (start + change).float().view(G, K, R)
+    return solved

@@ -1,4 +1,4 @@
-"""What every codec checks before it works: logits, rows and the settings that a file claims."""
+"""What every codec checks before it works: logits, side information, rows and the settings that a file claims."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqlabel.codecs.layout import PriorShape
 from vqlabel.errors import Corrupt
+from vqlabel.side import Side
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +58,46 @@ def _first_bad(values: torch.Tensor) -> str:
     )
 
 
+def check_side(side: Side | None, shape: PriorShape | None, rows: int) -> None:
+    """ValueError unless this tells a prior of this shape what it wants to know of so many rows."""
+    if shape is None:
+        return
+    if side is None:
+        raise ValueError("these labels lean on side information (images, classes, replay): pass side=")
+    if len(side) != rows:
+        raise ValueError(f"side information of {len(side)} rows was given for {rows}")
+    _check_numbers("class", (side.own, side.other), shape.classes)
+    if shape.tier == "classes":
+        return
+    _check_numbers("image", (side.images, side.partners), shape.images)
+    if side.features.shape[1] != shape.features:
+        raise ValueError(
+            f"this prior looks at {shape.features} features of a row, but the side information has "
+            f"{side.features.shape[1]}: it is of another tier, or of other draws"
+        )
+    if shape.tier == "image" and (side.views is None or side.views.ndim != 4 or side.views.shape[1] != shape.channels):
+        found = "none" if side.views is None else f"views of shape {list(side.views.shape)}"
+        raise ValueError(f"this prior looks at views [B, {shape.channels}, height, width], but there are {found}")
+
+
+def _check_numbers(what: str, tensors: tuple[torch.Tensor, torch.Tensor], count: int) -> None:
+    for numbers in tensors:
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
+            bad = int(((numbers < 0) | (numbers >= count)).nonzero()[0])
+            raise ValueError(f"row {bad} is of {what} {int(numbers[bad])}, but this prior knows 0 to {count - 1}")
+
+
 def check_rows(rows: NDArray[np.uint8], row_bytes: int) -> NDArray[np.uint8]:
     """Packed rows [B, row_bytes], contiguous."""
     rows = np.asarray(rows)
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != row_bytes:
         raise ValueError(f"rows must be uint8 [B, {row_bytes}], got {rows.dtype} {list(rows.shape)}")
     return np.ascontiguousarray(rows)
+
+
+def code_dtype(nbits: int) -> type[np.unsignedinteger[Any]]:
+    """The dtype of codes of this width."""
+    return np.uint8 if nbits <= 8 else np.uint16 if nbits <= 16 else np.uint32
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def descend(
             group["lr"] = rate * factor * group["scale"]
         adam.zero_grad(set_to_none=False)
         if len(own):
-            loss(own).backward()
+            loss(own).backward()  # type: ignore[no-untyped-call]
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             ranks.sum(p.grad)

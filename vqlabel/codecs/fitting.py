@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from vqlabel.codecs.additive import fit_additive
+from vqlabel.codecs.additive import MAX_WORDS, check_words, fit_additive
 from vqlabel.codecs.foundation import Foundation, Say, build
 from vqlabel.codecs.kmeans import kmeans
 from vqlabel.codecs.layout import Layout
@@ -16,16 +16,20 @@ from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.refit import refit
 from vqlabel.codecs.sample import Sample
 from vqlabel.codecs.search import Search
+from vqlabel.codecs.stored import MOST
 from vqlabel.codecs.vq import VQ
+from vqlabel.codecs.vqae import DIMENSIONS, STEPS, narrowed, start_mirrored, train
 from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 
-REFIT_STEPS = 1500
+REFIT_STEPS = 2000
 REFIT_RATE = 0.03
 MAX_RESIDUAL_BITS = 64  # above, product books are better and much quicker to search
 MAX_HIDDEN = 160
 # Bytes of all tables a class that the hidden layer may fill up, for rows without and with a network as prior.
 BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 780}
+# Residual books that would take more than this share of it say nothing of the dimensions beyond NARROW.
+BOOK_SHARE, NARROW = 0.3, 48
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # bytes that max_kl chooses from
 
 
@@ -33,23 +37,39 @@ def fit(sample: Sample, options: FitOptions, held_out: Sample, say: Say = lambda
     """The codec that these options ask for; held_out rows judge it where max_kl does."""
     if sample.total == 0:
         raise ValueError("there are no rows to fit a codec on")
+    _check_range(sample)
     foundation = build(sample, options, say)
     if options.max_kl is None:
         return finish(foundation, options, say)
     return _cheapest(lambda o: finish(foundation, o, say), options, held_out)
 
 
+def _check_range(sample: Sample) -> None:
+    """ValueError, in all ranks, if a row of any reaches further than weights can be stored."""
+    beyond = torch.zeros(1, dtype=torch.float64, device=sample.logits.device)
+    for block, _ in sample.blocks():
+        beyond += (~(block.abs().amax(1) <= MOST)).sum()
+    if sample.ranks.sum(beyond) > 0:
+        raise ValueError(
+            f"{int(beyond)} of {sample.total} rows have a logit further than {MOST:g} from their mean, or one that is "
+            "not finite; divide all logits by a constant, and the temperatures with them, or clip what the teacher says"
+        )
+
+
 def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: None) -> VQ:
     """The codec of one rate on this foundation."""
+    foundation = narrowed(foundation, _width(foundation, options))
     layout = _layout(foundation, options)
     ranks, shape = foundation.sample.ranks, foundation.shape
     say(f"{layout.G} {layout.form} books of {layout.K}")
     books = _books(foundation.points, layout, ranks, options.seed)
     prior = copy.deepcopy(foundation.prior)
     search = Search(layout, foundation.spectrum.mean, foundation.basis, books, foundation.spread, prior)
-    codes = search.codes(foundation.points)
     decoder = Decoder(foundation.sample.classes, layout, shape)
     _start(decoder, foundation, books, options.seed)
+    steps = round(STEPS * options.effort) if options.form == "vqae" else 0
+    say("encoder, books and decoder" if steps else "codes")
+    search, decoder, codes = train(search, decoder, foundation, options.temperatures, steps=steps, seed=options.seed)
     say("refit")
     steps = round(REFIT_STEPS * options.effort)
     if steps:
@@ -59,18 +79,47 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
 
 def _layout(foundation: Foundation, options: FitOptions) -> Layout:
     nbits, width = options.nbits, foundation.width
-    G = options.codebooks
-    if G is None:
-        G = int((4 if options.bytes_per_label is None else options.bytes_per_label) * 8) // nbits
-    form = options.form
-    if form == "auto":
-        form = "residual" if G * nbits <= MAX_RESIDUAL_BITS or G > width else "product"
-    if form == "product" and G > width:
+    G, form, linear = _count(options), _form(options), options.form != "vqae"
+    if options.form == "auto" and form == "product":
+        G = min(G, width)  # a dimension has little left to say to a second book
+    if form == "product" and width < G:
         raise ValueError(f"{G} product books need as many dimensions, but width is {width}; take fewer books")
+    if form == "residual":
+        check_words(G, 2**nbits)
     owner = _owner(foundation, G) if form == "product" and G else ()
     layout = Layout(form, G, nbits, width, 0, True, owner, options.stored)
-    hidden = _hidden(foundation, layout, options.prior) if options.hidden is None else options.hidden
-    return Layout(form, G, nbits, width, hidden, True, owner, options.stored)
+    hidden = options.hidden
+    if hidden is None:
+        hidden = _hidden(foundation, layout, options.prior)
+        # As many columns of W without its linear part, and enough to stand in for that.
+        hidden = hidden if linear else width + max(hidden, width)
+    return Layout(form, G, nbits, width, hidden, linear, owner, options.stored)
+
+
+def _form(options: FitOptions) -> str:
+    """Form of the layout: additive books where they are the better ones and can still be searched."""
+    if options.form != "auto":
+        return "product" if options.form == "vqae" else options.form
+    G, K = _count(options), 2**options.nbits
+    residual = G * options.nbits <= MAX_RESIDUAL_BITS and (G == 1 or G * K <= MAX_WORDS)
+    return "residual" if residual else "product"
+
+
+def _width(foundation: Foundation, options: FitOptions) -> int:
+    """R: all dimensions, unless residual books that spoke of them all would leave no room for a hidden layer."""
+    G, room = _count(options), BYTES_PER_CLASS[options.prior] * foundation.sample.classes
+    if options.form == "vqae":
+        return DIMENSIONS * max(G, 1)
+    if _form(options) == "residual" and G * 2**options.nbits * foundation.width > BOOK_SHARE * room:
+        return max(NARROW, foundation.shape.width if foundation.shape else 1)
+    return foundation.width
+
+
+def _count(options: FitOptions) -> int:
+    """G, by the rate."""
+    if options.codebooks is not None:
+        return options.codebooks
+    return int((4 if options.bytes_per_label is None else options.bytes_per_label) * 8) // options.nbits
 
 
 def _owner(foundation: Foundation, G: int) -> tuple[int, ...]:
@@ -97,7 +146,7 @@ def _hidden(foundation: Foundation, layout: Layout, tier: str) -> int:
 def _books(points: torch.Tensor, layout: Layout, ranks: Ranks, seed: int) -> torch.Tensor:
     """Books as a Decoder holds them."""
     if layout.G == 0:
-        return points.new_zeros(0, layout.K)
+        return points.new_zeros(layout.book_shape)
     if layout.form == "residual":
         return fit_additive(points, layout.G, layout.K, ranks, seed=seed).view(-1, layout.width)
     books = points.new_zeros(layout.width, layout.K)
@@ -115,14 +164,16 @@ def _start(decoder: Decoder, foundation: Foundation, books: torch.Tensor, seed: 
     decoder.to(books.device)
     if layout.G:
         decoder.books.copy_(books)
-    decoder.weight[:, : layout.width] = foundation.basis
+    if layout.linear:
+        decoder.weight[:, : layout.width] = foundation.basis
     decoder.bias.copy_(spectrum.mean)
     if layout.hidden:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(layout.hidden, layout.width, generator=generator).to(books.device)
         # In units of each direction's size, or the first few would be all that the hidden layer sees.
-        sizes = spectrum.variances.clamp_min(1e-6 * float(spectrum.variances.max()) + 1e-12).sqrt()
-        decoder.inner.copy_(noise / (layout.width**0.5 * sizes))
+        decoder.inner.copy_(noise / (layout.width**0.5 * spectrum.sizes))
+        if not layout.linear:
+            start_mirrored(decoder, foundation.basis, spectrum.sizes)
     if foundation.prior is not None and decoder.prior is not None:
         decoder.prior.load_state_dict(foundation.prior.state_dict())
         decoder.spread.copy_(foundation.spread)

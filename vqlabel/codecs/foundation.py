@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from vqlabel.codecs.descend import batches, descend
-from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.layout import PriorShape
+from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.priors import make_prior
 from vqlabel.codecs.sample import BLOCK, Sample
 from vqlabel.codecs.spectrum import Spectrum, principal
@@ -96,7 +96,8 @@ def _fit_prior(sample: Sample, points: torch.Tensor, shape: PriorShape, options:
     assert side is not None
 
     def loss(own: torch.Tensor) -> torch.Tensor:
-        return (prior(side[own]) - wanted[own]).square().sum() / size
+        off: torch.Tensor = prior(side[own]) - wanted[own]
+        return off.square().sum() / size
 
     steps = max(1, round(PRIOR_STEPS[shape.tier] * options.effort))
     rows = batches(sample.total, PRIOR_BATCH, steps, sample.ranks, options.seed)

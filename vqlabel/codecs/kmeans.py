@@ -42,7 +42,7 @@ def assign(points: torch.Tensor, books: torch.Tensor) -> tuple[torch.Tensor, tor
 
     norms = books.square().sum(1)
     codes, errors = [], []
-    for block in points.split(BLOCK):
+    for block in torch.split(points, BLOCK):
         scores = torch.addmm(norms, block, books.T, alpha=-2)
         least, nearest = scores.min(1)
         codes.append(nearest)
@@ -88,9 +88,9 @@ def gathered(points: torch.Tensor, count: int, ranks: Ranks) -> torch.Tensor:
 
 
 def _worst(points: torch.Tensor, errors: torch.Tensor, count: int, ranks: Ranks) -> torch.Tensor:
-    """Points far from their codeword, where the empty ones may be of use."""
+    """The points of all ranks that are farthest from their codeword, where the empty ones may be of use."""
     import torch
 
-    keep = min(count, len(points))
-    order = torch.topk(errors, keep).indices if keep else errors.long()
-    return gathered(points[order], count, ranks)
+    own = torch.topk(errors, min(count, len(points))).indices
+    all_ranks = gathered(torch.cat([points[own], errors[own, None]], 1), count * ranks.world, ranks)
+    return all_ranks[torch.topk(all_ranks[:, -1], min(count, len(all_ranks))).indices, :-1]

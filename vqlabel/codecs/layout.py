@@ -45,7 +45,7 @@ class Layout:
             raise ValueError(f"{self.G - len(set(self.owner))} of {self.G} books own no dimension")
 
     @property
-    def K(self) -> int:
+    def K(self) -> int:  # noqa: N802 - the alphabet of the project
         """Codewords of a book."""
         return int(2**self.nbits)
 
@@ -53,6 +53,13 @@ class Layout:
     def inputs(self) -> int:
         """Columns of W."""
         return self.width * self.linear + self.hidden
+
+    @property
+    def book_shape(self) -> tuple[int, int]:
+        """Of all books together: residual a row for each codeword, product one for each dimension."""
+        if self.form == "residual":
+            return self.G * self.K, self.width
+        return (self.width if self.G else 0), self.K
 
     def to_json(self) -> dict[str, Any]:
         """Fields, for the codec's config."""
@@ -104,7 +111,8 @@ def _from_json(kind: type[Sizes], found: Any) -> Sizes:
     names = {field.name for field in fields(kind)}
     if not isinstance(found, dict) or set(found) != names:
         raise ValueError(f"{kind.__name__} needs {', '.join(sorted(names))} and nothing else, got {found!r:.200}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    return kind(**values)
 
 
 def _check_word(name: str, value: Any, allowed: tuple[str, ...]) -> None:

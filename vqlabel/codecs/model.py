@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from vqlabel import _native
+from vqlabel.codecs.checks import check_side
 from vqlabel.codecs.layout import Layout, PriorShape
-from vqlabel.codecs.priors import make_prior
+from vqlabel.codecs.priors import ClassPrior, make_prior
 from vqlabel.codecs.stored import rounded
 from vqlabel.side import REGIMES, Side
 
@@ -16,15 +18,14 @@ class Decoder(nn.Module):
 
     def __init__(self, classes: int, layout: Layout, prior: PriorShape | None) -> None:
         super().__init__()
-        self.layout = layout
-        dimensions = range(len(layout.owner))
-        self._owned = [[r for r in dimensions if layout.owner[r] == g] for g in range(layout.G)]
+        self.layout, self.shape = layout, prior
+        self._owned: list[list[int]] = [[] for _ in range(layout.G)]
+        for r, book in enumerate(layout.owner):
+            self._owned[book].append(r)
         ordered = [r for own in self._owned for r in own]
-        self._places = sorted(dimensions, key=ordered.__getitem__)
-        rows = layout.G * layout.K if layout.form == "residual" else layout.width
-        columns = layout.width if layout.form == "residual" else layout.K
+        self._places = sorted(range(len(ordered)), key=ordered.__getitem__)
         if layout.G:
-            self.books = nn.Parameter(torch.zeros(rows, columns))  # product: [R, K], a row for each dimension
+            self.books = nn.Parameter(torch.zeros(layout.book_shape))
         self.weight = nn.Parameter(torch.zeros(classes, layout.inputs))
         self.bias = nn.Parameter(torch.zeros(classes))
         if layout.hidden:
@@ -48,11 +49,13 @@ class Decoder(nn.Module):
     def guess(self, side: Side | None, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """h0 [B, R] and spread [B, 1]; zeros and ones without a prior."""
         h0 = self.weight.new_zeros(rows, self.layout.width)
-        if self.prior is None:
+        check_side(side, self.shape, rows)
+        if self.prior is None or side is None:
             return h0, h0.new_ones(rows, 1)
-        if side is None:
-            raise ValueError("these labels lean on side information (images, classes, replay): pass side=")
-        found = self.prior(side)
+        if isinstance(self.prior, ClassPrior) and self.bias.is_cpu and not torch.is_grad_enabled():
+            found = _native_guess(self.prior, side)
+        else:
+            found = self.prior(side)
         # The prior speaks of the leading dimensions; nothing is known of the others.
         return nn.functional.pad(found, (0, h0.shape[1] - found.shape[1])), self.spread[side.regime, None]
 
@@ -71,3 +74,10 @@ class Decoder(nn.Module):
     def as_stored(self) -> dict[str, torch.Tensor]:
         """Every weight as it will be read back, still open to gradients."""
         return {name: rounded(weight, self.layout.stored) for name, weight in self.named_parameters()}
+
+
+def _native_guess(prior: ClassPrior, side: Side) -> torch.Tensor:
+    """The same as prior(side), in one pass over the tables."""
+    own, other, regime = (numbers.contiguous().numpy() for numbers in (side.own, side.other, side.regime))
+    A, ga, gb, g0 = (w.detach().numpy() for w in (prior.table, prior.own_gate, prior.other_gate, prior.level))
+    return torch.from_numpy(_native.class_prior(own, other, regime, (A, A, ga, gb, g0)))

@@ -13,9 +13,10 @@ FORMS = ("auto", "product", "residual", "vqae")
 class FitOptions:
     """How a `vq` codec is fitted. Say bytes_per_label or max_kl, not both; G and nbits decide the rate otherwise.
 
-    prior is a tier of side information; form the layout of the books (auto: residual up to 8 bytes, product above);
-    hidden the width of the decoder's hidden layer (None: what the size of the tables allows, 0: none). The refit
-    minimises the KL at `temperatures`. The same seed and rows give the same codec.
+    prior is a tier of side information; form the layout of the books (auto: residual up to 8 bytes, product above;
+    vqae: product books trained with an encoder and a decoder that has no linear part; it takes no prior); hidden the
+    width of the decoder's hidden layer (None: what the size of the tables allows, 0: none). The refit minimises the KL
+    at `temperatures`. The same seed and rows give the same codec.
     """
 
     bytes_per_label: float | None = None
@@ -41,15 +42,21 @@ class FitOptions:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         if sum(value is not None for value in (self.bytes_per_label, self.max_kl, self.codebooks)) > 1:
             raise ValueError("say one of bytes_per_label, max_kl and codebooks: each of them decides the rate")
+        if self.form == "vqae" and self.prior != "none":
+            raise ValueError(f"form 'vqae' takes prior 'none', got {self.prior!r}; priors go with the other forms")
         if self.bytes_per_label is not None and not 0 <= self.bytes_per_label <= 256:
             raise ValueError(f"bytes_per_label must be 0 to 256, got {self.bytes_per_label}")
         if self.max_kl is not None and not self.max_kl > 0:
             raise ValueError(f"max_kl must be above 0, got {self.max_kl}")
-        if not 1 <= self.nbits <= 16:
-            raise ValueError(f"nbits must be 1 to 16, got {self.nbits}")
+        for name, least, most in (("nbits", 1, 16), ("width", 1, 4096), ("hidden", 0, 4096), ("codebooks", 0, 4096)):
+            _check_whole(name, getattr(self, name), least, most)
+        _check_whole("seed", self.seed, 0, 2**63 - 1)
         if not self.temperatures or not all(0 < t <= 1000 for t in self.temperatures):
             raise ValueError(f"temperatures must be above 0 and at most 1000, got {self.temperatures}")
-        if not 1 <= self.width <= 4096 or (self.hidden is not None and not 0 <= self.hidden <= 4096):
-            raise ValueError(f"width must be 1 to 4096 and hidden 0 to 4096, got {self.width} and {self.hidden}")
-        if self.codebooks is not None and not 0 <= self.codebooks <= 4096:
-            raise ValueError(f"codebooks must be 0 to 4096, got {self.codebooks}")
+        if not 0 <= self.effort <= 100:
+            raise ValueError(f"effort must be 0 to 100, got {self.effort}")
+
+
+def _check_whole(name: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and (not isinstance(value, int) or not least <= value <= most):
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 import torch
 from torch import nn
@@ -13,16 +13,19 @@ from vqlabel.side import REGIMES, Side
 
 def make_prior(shape: PriorShape) -> nn.Module:
     """The untrained prior of this shape, without a random choice: every weight is set by `start`."""
-    return ClassPrior(shape) if shape.tier == "classes" else NetPrior(shape)
+    with torch.random.fork_rng(devices=[]):  # torch draws weights that nobody asked for
+        return ClassPrior(shape) if shape.tier == "classes" else NetPrior(shape)
 
 
 class ClassPrior(nn.Module):
-    """ga[l] * A[own] + gb[l] * B[other] + g0[l]: tables only; l is lambda's regime."""
+    """ga[l] * A[own] + gb[l] * A[other] + g0[l], l lambda's regime: tables only.
+
+    One table serves image and partner: a second one of the partner's own made the guess no better, and costs as much.
+    """
 
     def __init__(self, shape: PriorShape) -> None:
         super().__init__()
-        self.own = nn.Parameter(torch.zeros(shape.classes, shape.width))
-        self.other = nn.Parameter(torch.zeros(shape.classes, shape.width))
+        self.table = nn.Parameter(torch.zeros(shape.classes, shape.width))
         self.own_gate = nn.Parameter(torch.zeros(REGIMES))
         self.other_gate = nn.Parameter(torch.zeros(REGIMES))
         self.level = nn.Parameter(torch.zeros(REGIMES, shape.width))
@@ -33,29 +36,27 @@ class ClassPrior(nn.Module):
         lam[0] = 1
         self.own_gate.data.copy_(lam)
         self.other_gate.data.copy_(1 - lam)
-        for table in (self.own, self.other):
-            table.data.normal_(0, 0.1, generator=generator)
+        self.table.data.normal_(0, 0.1, generator=generator)
 
     @torch.no_grad()
     def turn(self, matrix: torch.Tensor) -> None:
         """From now on give h0 @ matrix."""
-        for table in (self.own, self.other, self.level):
+        for table in (self.table, self.level):
             table.copy_(table @ matrix)
 
     def forward(self, side: Side) -> torch.Tensor:
         """h0 [B, width]."""
         regime = side.regime
-        own = self.own_gate[regime, None] * self.own[side.own]
-        return own + self.other_gate[regime, None] * self.other[side.other] + self.level[regime]
+        own = self.own_gate[regime, None] * self.table[side.own]
+        return own + self.other_gate[regime, None] * self.table[side.other] + self.level[regime]
 
 
 class NetPrior(nn.Module):
-    """Two hidden layers on embeddings of both classes and both images, lambda, the replayed boxes and, maybe, pixels."""
+    """Two hidden layers on embeddings of classes and images, lambda, the replayed boxes and, maybe, pixels."""
 
     def __init__(self, shape: PriorShape) -> None:
         super().__init__()
-        self.own = nn.Parameter(torch.zeros(shape.classes, shape.embedding))
-        self.other = nn.Parameter(torch.zeros(shape.classes, shape.embedding))
+        self.table = nn.Parameter(torch.zeros(shape.classes, shape.embedding))
         self.image = nn.Parameter(torch.zeros(shape.images, shape.identity))
         self.sight = Sight(shape.channels, shape.pixels) if shape.tier == "image" else None
         seen = shape.pixels if self.sight else 0
@@ -63,32 +64,33 @@ class NetPrior(nn.Module):
         self.first = nn.Linear(inputs, shape.hidden)
         self.second = nn.Linear(shape.hidden, shape.hidden)
         self.last = nn.Linear(shape.hidden, shape.width)
+        self.mix = nn.Linear(shape.embedding, shape.width, bias=False)
 
     def start(self, generator: torch.Generator) -> None:
         """Weights to begin training with."""
-        for table in (self.own, self.other, self.image):
+        for table in (self.table, self.image):
             table.data.normal_(0, 0.3, generator=generator)
-        layers = [self.first, self.second, self.last]
-        if self.sight:
-            layers += list(self.sight.layers())
-        for layer in layers:
+        for layer in (layer for layer in self.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))):
             fan_in = layer.weight[0].numel()
             layer.weight.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
-            layer.bias.data.zero_()
+            if layer.bias is not None:
+                layer.bias.data.zero_()
 
     @torch.no_grad()
     def turn(self, matrix: torch.Tensor) -> None:
         """From now on give h0 @ matrix."""
         self.last.weight.copy_(matrix.T @ self.last.weight)
+        self.mix.weight.copy_(matrix.T @ self.mix.weight)
         self.last.bias.copy_(self.last.bias @ matrix)
 
     def forward(self, side: Side) -> torch.Tensor:
         """h0 [B, width]."""
         mixed = (side.share < 1).float()[:, None]
         share = side.share[:, None]
+        own, other = self.table[side.own] * share, self.table[side.other] * (1 - share)
         parts = [
-            self.own[side.own] * share,
-            self.other[side.other] * (1 - share),
+            own,
+            other,
             self.image[side.images],
             self.image[side.partners] * mixed,
             mixed,
@@ -99,24 +101,21 @@ class NetPrior(nn.Module):
             parts.append(self.sight(side.views))
         x = nn.functional.gelu(self.first(torch.cat(parts, 1)))
         x = x + nn.functional.gelu(self.second(x))
-        return self.last(x)
+        h0: torch.Tensor = self.last(x) + self.mix(own + other)
+        return h0
 
 
 class Sight(nn.Module):
-    """Four small convolutions: views [B, c, H, W] to features [B, pixels]."""
+    """Three small convolutions: views [B, c, H, W] to features [B, pixels]."""
 
     def __init__(self, channels: int, pixels: int) -> None:
         super().__init__()
         widths = (channels, 16, 32, 64)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairs)
         self.norms = nn.ModuleList(nn.GroupNorm(1, b) for _, b in pairs)
         self.pool = nn.AdaptiveAvgPool2d(4)
         self.join = nn.Linear(16 * widths[-1], pixels)
-
-    def layers(self) -> list[Any]:
-        """Those with weights."""
-        return [*self.convolutions, self.join]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features [B, pixels]."""

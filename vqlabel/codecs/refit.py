@@ -26,8 +26,9 @@ def refit(
     seed: int,
 ) -> None:
     """Minimise the mean KL, each temperature weighed by where it began, of the decoder as it will be stored."""
-    weights = [1 / max(value, 1e-12) for value in _start(decoder, sample, codes, temperatures)]
+    weights = [1 / max(value, 1e-12) for value in mean_kl(decoder, sample, codes, temperatures)]
     size = min(BATCH, sample.total)
+    begun = [weight.detach().clone() for weight in decoder.parameters()]
 
     def loss(own: torch.Tensor) -> torch.Tensor:
         teacher = sample.logits[own].float()
@@ -38,6 +39,11 @@ def refit(
 
     rows = batches(sample.total, BATCH, steps, sample.ranks, seed)
     descend(list(decoder.parameters()), loss, rows, steps=steps, rate=rate, ranks=sample.ranks)
+    ended = mean_kl(decoder, sample, codes, temperatures)
+    # Where nothing can be won, as on constant rows, or numbers overflow, the steps only lead away.
+    if not sum(w * value for w, value in zip(weights, ended, strict=True)) <= len(weights):
+        for weight, before in zip(decoder.parameters(), begun, strict=True):
+            weight.data.copy_(before)
 
 
 def cross_entropy(teacher: torch.Tensor, found: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -46,7 +52,7 @@ def cross_entropy(teacher: torch.Tensor, found: torch.Tensor, temperature: float
     return -(wanted * torch.log_softmax(found / temperature, 1)).sum()
 
 
-def _start(decoder: Decoder, sample: Sample, codes: torch.Tensor, temperatures: Sequence[float]) -> list[float]:
+def mean_kl(decoder: Decoder, sample: Sample, codes: torch.Tensor, temperatures: Sequence[float]) -> list[float]:
     """Mean KL before the first step, on some rows."""
     few = slice(0, -(-2000 // sample.ranks.world))
     with torch.no_grad():

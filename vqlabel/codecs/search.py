@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vqlabel import _native
-from vqlabel.codecs.additive import search_additive
+from vqlabel.codecs.additive import search_additive, threads
 from vqlabel.codecs.base import Read
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.priors import make_prior
@@ -19,6 +19,25 @@ from vqlabel.codecs.stored import restore
 from vqlabel.side import REGIMES, Side
 
 BEAM = 16
+
+
+class Encoder(nn.Module):
+    """What a hidden layer adds to the projection [B, R] of logits [B, C]: U gelu(V x + c), in units of `sizes`."""
+
+    sizes: torch.Tensor
+
+    def __init__(self, classes: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Parameter(torch.zeros(hidden, classes))
+        self.inner_bias = nn.Parameter(torch.zeros(hidden))
+        self.outer = nn.Parameter(torch.zeros(width, hidden))
+        self.register_buffer("sizes", torch.ones(width))
+
+    def forward(self, centred: torch.Tensor) -> torch.Tensor:
+        """Latent vectors [B, R]."""
+        hidden = nn.functional.gelu(torch.addmm(self.inner_bias, centred, self.inner.T))
+        added: torch.Tensor = self.sizes * (hidden @ self.outer.T)
+        return added
 
 
 @dataclass
@@ -31,14 +50,16 @@ class Search:
     books: torch.Tensor  # product [R, K], residual [G * K, R]
     spread: torch.Tensor  # [REGIMES]
     prior: nn.Module | None
+    encoder: Encoder | None = None
 
     def points(self, logits: torch.Tensor, side: Side | None) -> torch.Tensor:
         """What the books have to say [B, R]: the latent vector less the prior's guess, over the spread."""
-        h = (logits - self.mean) @ self.basis
-        if self.prior is None:
+        centred = logits - self.mean
+        h = centred @ self.basis
+        if self.encoder is not None:
+            h = h + self.encoder(centred)
+        if self.prior is None or side is None:
             return h
-        if side is None:
-            raise ValueError("this codec leans on side information (images, classes, replay): pass side=")
         with torch.no_grad():
             guess = self.prior(side)
         h[:, : guess.shape[1]] -= guess
@@ -58,26 +79,35 @@ class Search:
         named = {"mean": self.mean, "basis": self.basis, "books": self.books, "spread": self.spread}
         if self.prior is not None:
             named |= {f"prior.{name}": weight for name, weight in self.prior.state_dict().items()}
+        if self.encoder is not None:
+            named |= {f"encoder.{name}": weight for name, weight in self.encoder.state_dict().items()}
         return {f"search.{name}": tensor.detach().cpu().numpy() for name, tensor in named.items()}
 
     @classmethod
     def load(cls, classes: int, layout: Layout, shape: PriorShape | None, read: Read) -> Search:
         """What `tensors` kept."""
-        rows = layout.G * layout.K if layout.form == "residual" else layout.width if layout.G else 0
-        columns = layout.width if layout.form == "residual" else layout.K
+        try:
+            hidden = read("search.encoder.inner_bias").size
+        except KeyError:
+            hidden = 0
         sizes: dict[str, tuple[int, ...]] = {
-            "mean": (classes,), "basis": (classes, layout.width), "books": (rows, columns), "spread": (REGIMES,)
+            "mean": (classes,), "basis": (classes, layout.width), "books": layout.book_shape, "spread": (REGIMES,)
         }  # fmt: skip
-        prior = make_prior(shape) if shape else None
-        if prior is not None:
-            sizes |= {f"prior.{name}": tuple(weight.shape) for name, weight in prior.named_parameters()}
+        with torch.device("meta"):  # sizes that a file claims take no memory before its tensors bear them out
+            prior = make_prior(shape) if shape else None
+            encoder = Encoder(classes, hidden, layout.width) if hidden else None
+        parts = {"prior.": prior, "encoder.": encoder}
+        for name, part in parts.items():
+            if part is not None:
+                sizes |= {name + key: tuple(weight.shape) for key, weight in part.state_dict().items()}
         found = restore({f"search.{name}": size for name, size in sizes.items()}, "fp32", read)
         weights = {name.removeprefix("search."): weight for name, weight in found.items()}
-        if prior is not None:
-            own = {name.removeprefix("prior."): w for name, w in weights.items() if name.startswith("prior.")}
-            prior.load_state_dict(own)
-            prior.requires_grad_(False)
-        return cls(layout, weights["mean"], weights["basis"], weights["books"], weights["spread"], prior)
+        for name, part in parts.items():
+            if part is not None:
+                own = {key.removeprefix(name): weight for key, weight in weights.items() if key.startswith(name)}
+                part.load_state_dict(own, assign=True)
+                part.requires_grad_(False)
+        return cls(layout, weights["mean"], weights["basis"], weights["books"], weights["spread"], prior, encoder)
 
 
 def search_product(points: torch.Tensor, books: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -86,5 +116,5 @@ def search_product(points: torch.Tensor, books: torch.Tensor, layout: Layout) ->
     sizes = np.bincount(layout.owner, minlength=layout.G)
     ordered = points.cpu()[:, order].contiguous().numpy()
     words = books.cpu()[order].T.contiguous().numpy()
-    found = _native.nearest(ordered, words, sizes, threads=torch.get_num_threads())
+    found = _native.nearest(ordered, words, sizes, threads=threads())
     return torch.from_numpy(found.astype(np.int64)).to(points.device)

@@ -23,19 +23,26 @@ class Spectrum:
     variances: torch.Tensor
     total: float  # variance in all directions
 
+    @property
+    def sizes(self) -> torch.Tensor:
+        """Root mean square along each direction [R], never quite 0."""
+        return self.variances.clamp_min(1e-6 * float(self.variances.max()) + 1e-6).sqrt()
+
 
 def principal(sample: Sample, width: int, seed: int) -> Spectrum:
     """The leading `width` directions, by subspace iteration: no C x C matrix is ever made, so C may be large."""
     import torch
 
     C = sample.classes
-    mean = sample.ranks.sum(_sum(block.double().sum(0) for block, _ in sample.blocks())) / sample.total
-    mean = mean.float()
+    # Zeros to begin with keep a rank without rows, and a sample of one row, in shape.
+    sums = torch.zeros(C, dtype=torch.float64, device=sample.logits.device)
+    for block, _ in sample.blocks():
+        sums += block.double().sum(0)
+    mean = (sample.ranks.sum(sums) / sample.total).float()
     spare = min(width + SPARE, C)
     basis = torch.randn(C, spare, generator=torch.Generator().manual_seed(seed)).to(mean.device)
     for _ in range(ROUNDS):
         basis = torch.linalg.qr(basis)[0]
-        # Zeros keep a rank without rows, and a sample of one row, in shape.
         spread = torch.zeros_like(basis)
         power = torch.zeros(1, dtype=torch.float64, device=mean.device)
         for block, _ in sample.blocks():
@@ -50,13 +57,6 @@ def principal(sample: Sample, width: int, seed: int) -> Spectrum:
     kept = min(width, C)
     variances = values.flip(0)[:kept].clamp_min(0) / sample.total
     return Spectrum(mean, _signed(ordered[:, :kept].contiguous()), variances, float(power) / sample.total)
-
-
-def _sum(parts: object) -> torch.Tensor:
-    total = None
-    for part in parts:  # type: ignore[attr-defined]
-        total = part if total is None else total + part
-    return total  # type: ignore[return-value]
 
 
 def _signed(basis: torch.Tensor) -> torch.Tensor:

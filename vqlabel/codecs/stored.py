@@ -14,6 +14,7 @@ from vqlabel.errors import Corrupt
 
 SCALE = ".scale"
 STEPS = 127
+LEAST, MOST = 2.0**-24, 65504.0  # of a positive fp16
 
 
 def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
@@ -29,8 +30,11 @@ def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
 def _numbers(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Whole numbers [rows, ...] from -127 to 127 and the scale of each row."""
     rows = weight.reshape(weight.shape[0], -1)
-    # The scale is rounded to fp16 first, upwards where it must be: a number never passes 127.
-    scale = (rows.abs().amax(1) / STEPS).half().float().clamp_min(6e-8)
+    most = rows.abs().amax(1)
+    scale = (most / STEPS).half()
+    # The next fp16 where 127 steps would fall short of the largest weight; positive halves sort as integers.
+    scale = torch.where(scale.float() * STEPS < most, (scale.view(torch.int16) + 1).view(torch.float16), scale)
+    scale = scale.float().clamp_min(LEAST)
     return (rows / scale[:, None]).round().clamp(-STEPS, STEPS), scale
 
 
@@ -39,9 +43,14 @@ def store(weights: Mapping[str, torch.Tensor], kind: str) -> dict[str, NDArray[A
     arrays: dict[str, NDArray[Any]] = {}
     for name, weight in weights.items():
         weight = weight.detach().cpu()
-        if kind == "fp16" or weight.ndim < 2:
-            if weight.abs().max() > 65504 if weight.numel() else False:
-                raise ValueError(f"weight {name!r} reaches {float(weight.abs().max()):.3g}, more than fp16 can hold")
+        plain = kind == "fp16" or weight.ndim < 2
+        most = MOST if plain else MOST * STEPS
+        if weight.numel() and not weight.abs().max() <= most:
+            raise ValueError(
+                f"weight {name!r} reaches {float(weight.abs().max()):.3g}, but {most:.3g} is the most that can be "
+                "stored; divide all logits by a constant, and the temperatures with them"
+            )
+        if plain:
             arrays[name] = weight.half().numpy()
         else:
             numbers, scale = _numbers(weight)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vqlabel import _native
 from vqlabel.codecs.base import Codec, Read
-from vqlabel.codecs.checks import check_logits, check_rows, check_setting, check_settings, claimed
+from vqlabel.codecs.checks import check_logits, check_rows, check_setting, check_settings, claimed, code_dtype
 from vqlabel.codecs.values import MOST, SCALE_BYTES, half_bytes, halves, scaled, scaled_bytes
 from vqlabel.errors import Corrupt
 from vqlabel.side import Side
@@ -99,7 +99,7 @@ class TopK(Codec):
         kept = centred.gather(1, ids)
         kept = kept - kept.amax(1, keepdim=True)  # fp16 is finest near 0, so where the label is
         values = half_bytes(kept) if self.values == "F16" else scaled_bytes(kept)
-        parts = [values, _native.pack(np.ascontiguousarray(ids.cpu(), _dtype(self.id_bits)), self.id_bits)]
+        parts = [values, _native.pack(np.ascontiguousarray(ids.cpu(), code_dtype(self.id_bits)), self.id_bits)]
         if self.tail == "uniform":
             parts.insert(0, half_bytes(self._level(centred, ids, values)))
         return np.concatenate(parts, axis=1)
@@ -150,7 +150,3 @@ def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
     if bool(free.any()):
         ids[free] = logits[free].sort(dim=1, descending=True, stable=True).indices[:, :k]
     return ids.sort(dim=1).values
-
-
-def _dtype(bits: int) -> type[np.unsignedinteger[Any]]:
-    return np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32

@@ -10,38 +10,44 @@ from numpy.typing import NDArray
 
 from vqlabel import _native
 from vqlabel.codecs.base import Codec, Read
-from vqlabel.codecs.checks import check_logits, check_rows, check_settings, claimed
+from vqlabel.codecs.checks import check_logits, check_rows, check_settings, check_side, claimed, code_dtype
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.search import Search
 from vqlabel.codecs.stored import restore, store
 from vqlabel.errors import Corrupt
-from vqlabel.reference import code_dtype
 from vqlabel.side import Side
 
 
 class VQ(Codec):
     """Codes of G books; fitted by `vqlabel.codecs.fitting.fit`.
 
-    A codec that comes from a label file decodes; one that was just fitted, or that LabelEncoder.load gives, encodes too.
+    One that comes from a label file decodes; one that was just fitted, or that LabelEncoder.load gives, encodes too.
     """
 
     id: ClassVar[str] = "vq"
 
     def __init__(
-        self, classes: int, layout: Layout, decoder: Decoder, shape: PriorShape | None, search: Search | None
+        self,
+        classes: int,
+        layout: Layout,
+        decoder: Decoder,
+        shape: PriorShape | None,
+        search: Search | None,
+        arrays: dict[str, NDArray[Any]] | None = None,  # the decoder as the file has it that it comes from
     ) -> None:
         super().__init__(classes)
         self.layout = layout
         self.shape = shape
         self.tier = shape.tier if shape else "none"
         self.search = search
-        self._arrays = store(dict(decoder.named_parameters()), layout.stored)
+        self._arrays = store(dict(decoder.named_parameters()), layout.stored) if arrays is None else arrays
+        # What a reader will have: all that is measured is measured on it.
         self.decoder = _restored(classes, layout, shape, self._arrays.__getitem__).to(decoder.bias.device)
 
     @property
     def row_bits(self) -> int:
-        """nbits for each of G codes."""
+        """G codes of nbits each."""
         return self.layout.G * self.layout.nbits
 
     def config(self) -> dict[str, Any]:
@@ -65,15 +71,17 @@ class VQ(Codec):
             shape = None if config["prior"] is None else PriorShape.from_json(config["prior"])
             if shape and (shape.classes != classes or shape.width > layout.width):
                 raise Corrupt(f"codec 'vq': its prior is for {shape.classes} classes and width {shape.width}")
-        decoder = _restored(classes, layout, shape, read)
+        arrays: dict[str, NDArray[Any]] = {}
+        decoder = _restored(classes, layout, shape, lambda name: arrays.setdefault(name, read(name)))
         search = Search.load(classes, layout, shape, read) if "search.basis" in names else None
-        return cls(classes, layout, decoder, shape, search)
+        return cls(classes, layout, decoder, shape, search, arrays)
 
     def encode(self, logits: torch.Tensor, side: Side | None = None) -> NDArray[np.uint8]:
         """Packed rows [B, ceil(G * nbits / 8)]."""
         if self.search is None:
             raise ValueError("a label file holds what decoding needs, not what encoding needs; use the saved encoder")
         centred = check_logits(logits, self.classes)
+        check_side(side, self.shape, len(centred))
         codes = self.search.codes(self.search.points(centred, side))
         return _native.pack(codes.cpu().numpy().astype(code_dtype(self.layout.nbits)), self.layout.nbits)
 
@@ -92,10 +100,9 @@ class VQ(Codec):
 
 
 def _restored(classes: int, layout: Layout, shape: PriorShape | None, read: Read) -> Decoder:
-    """The decoder that a reader of these tensors has: all that is measured is measured on it."""
-    with torch.device("meta"):
-        sizes = Decoder(classes, layout, shape)
-    weights = restore({name: tuple(w.shape) for name, w in sizes.named_parameters()}, layout.stored, read)
-    decoder = Decoder(classes, layout, shape)
-    decoder.load_state_dict(weights)
+    """The decoder of these tensors; Corrupt if they are not what it needs."""
+    with torch.device("meta"):  # sizes that a file claims take no memory before its tensors bear them out
+        decoder = Decoder(classes, layout, shape)
+    shapes = {name: tuple(weight.shape) for name, weight in decoder.named_parameters()}
+    decoder.load_state_dict(restore(shapes, layout.stored, read), assign=True)
     return decoder.requires_grad_(False)
