@@ -14,7 +14,7 @@ from encoder_parts import IMAGES, Nearest, mixed_logits, ranks, sample_of
 from rank_stages import stages
 
 from vqlabel import LabelEncoder
-from vqlabel.codecs.additive import check_words, fit_additive, search_additive
+from vqlabel.codecs.additive import AdditiveSearch, check_words, fit_additive
 from vqlabel.codecs.descend import batches, descend
 from vqlabel.codecs.fitting import fit
 from vqlabel.codecs.foundation import build
@@ -127,7 +127,7 @@ def test_assign_takes_the_nearest() -> None:
 
 
 def error(points: torch.Tensor, books: torch.Tensor, beam: int = 16) -> float:
-    codes = search_additive(points, books, beam)
+    codes = AdditiveSearch(books).codes(points, beam)
     return float((points - sum(books[g][codes[:, g]] for g in range(len(books)))).square().sum(1).mean())
 
 
@@ -140,7 +140,7 @@ def test_additive_books_beat_greedy_ones() -> None:
 
 def test_one_book_is_searched_exactly() -> None:
     points, book = normal(300, 5), normal(64, 5, seed=1)
-    assert torch.equal(search_additive(points, book[None], 1)[:, 0], assign(points, book)[0])
+    assert torch.equal(AdditiveSearch(book[None]).codes(points, 1)[:, 0], assign(points, book)[0])
 
 
 def test_books_too_large_to_search_are_refused_before_memory_is() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vqlabel.replay import CUTMIX, MIXUP, Parameters, ReplayRecipe
+from vqlabel.replay import CUTMIX, MIXUP, USER_STREAM, Parameters, ReplayRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ class SideInformation:
             raise ValueError("rows of a recipe with pairing='batch' cannot be replayed one by one")
         self.classes = table.astype(np.int64)
         self.recipe = recipe
-        self.draws = [list(draw) for draw in draws]
+        self.draws = [_checked(draw) for draw in draws]
         self.views = views
 
     @property
@@ -95,6 +95,10 @@ class SideInformation:
         """Side information of rows [B], as far as this tier looks."""
         epochs, images = np.divmod(np.asarray(rows, np.int64), self.images)
         if self.recipe is None:
+            if tier == "image":
+                raise ValueError(
+                    "this prior looks at views, and without a replay recipe nobody knows how they were made"
+                )
             return self._plain(images)
         parameters = self.recipe.parameters(epochs, images)
         partners = np.where(parameters.kinds > 0, parameters.partners, images)
@@ -137,6 +141,14 @@ class SideInformation:
         if self.views is None:
             raise ValueError("this prior looks at the images: give SideInformation a function views=, which makes them")
         return self.views(parameters)
+
+
+def _checked(draw: Any) -> list[int]:
+    """Stream and block of a draw; TypeError for anything else, whoever says it."""
+    pair = list(draw) if isinstance(draw, (list, tuple)) else []
+    if len(pair) != 2 or not all(type(n) is int and 0 <= n < 2**32 for n in pair) or pair[0] < USER_STREAM:
+        raise TypeError(f"a draw is [stream, block], with a stream from {USER_STREAM} on, got {draw!r:.80}")
+    return pair
 
 
 def _centred(boxes: NDArray[Any]) -> NDArray[Any]:

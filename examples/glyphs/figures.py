@@ -53,7 +53,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         runs.setdefault((int(match[1]), match[2]), []).append(found)
     names = list(dict.fromkeys(name for _, name in runs))
     machines = " and of ".join(f"{m['processor']} ({m['cores']} cores)" for m in results["machines"])
-    yield f"On machines of {machines}. Teacher: {results['teacher']:.2f} %. Students, mean and deviation over the seeds in brackets:"
+    yield f"On {machines}. Teacher: {results['teacher']:.2f} %."
+    yield "Students, mean and deviation over the seeds in brackets:"
     yield ""
     yield "| images per class | " + " | ".join(names) + " |"
     yield "|---" * (1 + len(names)) + "|"

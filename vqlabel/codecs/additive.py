@@ -28,26 +28,35 @@ def fit_additive(
         books.append(book)
     found = torch.stack(books)
     for _ in range(rounds if G > 1 else 0):
-        found = _solved(points, search_additive(points, found, FIT_BEAM), found, ranks)
+        found = _solved(points, AdditiveSearch(found).codes(points, FIT_BEAM), found, ranks)
     return found
 
 
-def search_additive(points: torch.Tensor, books: torch.Tensor, beam: int) -> torch.Tensor:
-    """Codes [n, G] of points [n, R] by beam search, book after book."""
-    G, K, R = books.shape
-    flat = books.reshape(G * K, R).cpu()
-    if G == 1:
-        found = _native.nearest(points.cpu().contiguous().numpy(), flat.contiguous().numpy(), [R], threads=threads())
-        return torch.from_numpy(found.astype(np.int64)).to(points.device)
-    check_words(G, K)
-    norms = flat.square().sum(1)
-    gram = (2 * (flat @ flat.T)).view(G, K, G, K).permute(0, 2, 1, 3).contiguous().numpy()
-    codes = []
-    for block in torch.split(points.cpu(), BLOCK):
-        dots = torch.addmm(-norms, block, flat.T, alpha=2).view(-1, G, K)
-        found = _native.additive_search(dots.numpy(), gram, beam, threads=threads())
-        codes.append(torch.from_numpy(found.astype(np.int64)))
-    return torch.cat(codes).to(points.device)
+class AdditiveSearch:
+    """Codes of points by beam search, book after book; what it needs of all pairs of codewords is worked out once."""
+
+    def __init__(self, books: torch.Tensor) -> None:
+        self.shape = G, K, R = books.shape
+        check_words(G, K)
+        self._flat = books.reshape(G * K, R).cpu().contiguous()
+        self._norms = self._flat.square().sum(1)
+        if G > 1:
+            pairs = (2 * (self._flat @ self._flat.T)).view(G, K, G, K)
+            self._gram = pairs.permute(0, 2, 1, 3).contiguous().numpy()
+
+    def codes(self, points: torch.Tensor, beam: int) -> torch.Tensor:
+        """Codes int64 [n, G] of points [n, R]."""
+        G, K, R = self.shape
+        if G == 1:
+            words = self._flat.numpy()
+            found = _native.nearest(points.cpu().contiguous().numpy(), words, [R], threads=threads())
+            return torch.from_numpy(found.astype(np.int64)).to(points.device)
+        codes = []
+        for block in torch.split(points.cpu(), BLOCK):
+            dots = torch.addmm(-self._norms, block, self._flat.T, alpha=2).view(-1, G, K)
+            found = _native.additive_search(dots.numpy(), self._gram, beam, threads=threads())
+            codes.append(torch.from_numpy(found.astype(np.int64)))
+        return torch.cat(codes).to(points.device)
 
 
 def check_words(G: int, K: int) -> None:

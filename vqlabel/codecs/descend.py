@@ -10,6 +10,8 @@ import torch
 from vqlabel.ranks import Ranks
 
 WARMUP = 0.05  # of the steps
+BATCH = 500
+FEWEST = 200  # steps that even a small set gets
 
 Loss = Callable[[torch.Tensor], torch.Tensor]  # of own rows [b], summed over them
 
@@ -26,6 +28,11 @@ def batches(total: int, size: int, steps: int, ranks: Ranks, seed: int) -> Itera
         position += size
         own = batch[batch % ranks.world == ranks.rank]
         yield own // ranks.world
+
+
+def bounded(steps: int, passes: int, total: int) -> int:
+    """Steps of BATCH rows: no more than so many passes over all rows, of which a small set would learn the noise."""
+    return min(steps, max(passes * math.ceil(total / BATCH), FEWEST))
 
 
 def descend(

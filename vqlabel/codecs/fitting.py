@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from vqlabel.codecs.additive import MAX_WORDS, check_words, fit_additive
+from vqlabel.codecs.descend import bounded
 from vqlabel.codecs.foundation import Foundation, Say, build
 from vqlabel.codecs.kmeans import kmeans
 from vqlabel.codecs.layout import Layout
@@ -22,7 +23,7 @@ from vqlabel.codecs.vqae import DIMENSIONS, STEPS, narrowed, start_mirrored, tra
 from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 
-REFIT_STEPS = 2000
+REFIT_STEPS, REFIT_PASSES = 2000, 64
 REFIT_RATE = 0.03
 MAX_RESIDUAL_BITS = 64  # above, product books are better and much quicker to search
 MAX_HIDDEN = 160
@@ -71,7 +72,7 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
     say("encoder, books and decoder" if steps else "codes")
     search, decoder, codes = train(search, decoder, foundation, options.temperatures, steps=steps, seed=options.seed)
     say("refit")
-    steps = round(REFIT_STEPS * options.effort)
+    steps = bounded(round(REFIT_STEPS * options.effort), REFIT_PASSES, foundation.sample.total)
     if steps:
         refit(decoder, foundation.sample, codes, options.temperatures, steps=steps, rate=REFIT_RATE, seed=options.seed)
     return VQ(foundation.sample.classes, layout, decoder, shape, search)
@@ -87,12 +88,11 @@ def _layout(foundation: Foundation, options: FitOptions) -> Layout:
     if form == "residual":
         check_words(G, 2**nbits)
     owner = _owner(foundation, G) if form == "product" and G else ()
-    layout = Layout(form, G, nbits, width, 0, True, owner, options.stored)
     hidden = options.hidden
     if hidden is None:
-        hidden = _hidden(foundation, layout, options.prior)
+        free = _hidden(foundation, Layout(form, G, nbits, width, 0, True, owner, options.stored), options.prior)
         # As many columns of W without its linear part, and enough to stand in for that.
-        hidden = hidden if linear else width + max(hidden, width)
+        hidden = free if linear else width + max(free, width)
     return Layout(form, G, nbits, width, hidden, linear, owner, options.stored)
 
 

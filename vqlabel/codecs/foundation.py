@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vqlabel.codecs.descend import batches, descend
+from vqlabel.codecs.descend import BATCH, batches, bounded, descend
 from vqlabel.codecs.layout import PriorShape
 from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.priors import make_prior
@@ -19,7 +19,7 @@ from vqlabel.side import REGIMES, Side
 
 Say = Callable[[str], None]
 
-PRIOR_BATCH = 500
+PRIOR_PASSES = 16
 PRIOR_RATE, PRIOR_DECAY = 0.1, 0.1
 PRIOR_STEPS = {"classes": 800, "replay": 3000, "image": 3000}
 PRIOR_WIDTH = {"classes": 48, "replay": 64, "image": 64}
@@ -92,15 +92,15 @@ def _fit_prior(sample: Sample, points: torch.Tensor, shape: PriorShape, options:
     power = sample.ranks.sum(points[:, : shape.width].double().square().sum()) / max(sample.total * shape.width, 1)
     unit = max(float(power) ** 0.5, 1e-6)
     wanted = points[:, : shape.width] / unit
-    side, size = sample.side, min(PRIOR_BATCH, sample.total)
+    side, size = sample.side, min(BATCH, sample.total)
     assert side is not None
 
     def loss(own: torch.Tensor) -> torch.Tensor:
         off: torch.Tensor = prior(side[own]) - wanted[own]
         return off.square().sum() / size
 
-    steps = max(1, round(PRIOR_STEPS[shape.tier] * options.effort))
-    rows = batches(sample.total, PRIOR_BATCH, steps, sample.ranks, options.seed)
+    steps = bounded(max(1, round(PRIOR_STEPS[shape.tier] * options.effort)), PRIOR_PASSES, sample.total)
+    rows = batches(sample.total, BATCH, steps, sample.ranks, options.seed)
     descend(list(prior.parameters()), loss, rows, steps=steps, rate=PRIOR_RATE, ranks=sample.ranks, decay=PRIOR_DECAY)
     prior.turn(unit * torch.eye(shape.width, device=points.device))  # type: ignore[operator]
     return prior

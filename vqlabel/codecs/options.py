@@ -51,6 +51,8 @@ class FitOptions:
         for name, least, most in (("nbits", 1, 16), ("width", 1, 4096), ("hidden", 0, 4096), ("codebooks", 0, 4096)):
             _check_whole(name, getattr(self, name), least, most)
         _check_whole("seed", self.seed, 0, 2**63 - 1)
+        if self.form == "vqae" and self.hidden == 0:
+            raise ValueError("form 'vqae' decodes with its hidden layer alone, so hidden must be above 0")
         if not self.temperatures or not all(0 < t <= 1000 for t in self.temperatures):
             raise ValueError(f"temperatures must be above 0 and at most 1000, got {self.temperatures}")
         if not 0 <= self.effort <= 100:

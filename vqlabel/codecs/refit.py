@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.func import functional_call
 
-from vqlabel.codecs.descend import batches, descend
+from vqlabel.codecs.descend import BATCH, batches, descend
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.sample import Sample
 from vqlabel.measure import kl
-
-BATCH = 500
 
 
 def refit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vqlabel import _native
-from vqlabel.codecs.additive import search_additive, threads
+from vqlabel.codecs.additive import AdditiveSearch, threads
 from vqlabel.codecs.base import Read
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.priors import make_prior
@@ -71,8 +72,12 @@ class Search:
         if layout.G == 0:
             return torch.zeros(len(points), 0, dtype=torch.int64, device=points.device)
         if layout.form == "residual":
-            return search_additive(points, self.books.view(layout.G, layout.K, layout.width), BEAM)
+            return self._additive.codes(points, BEAM)
         return search_product(points, self.books, layout)
+
+    @cached_property
+    def _additive(self) -> AdditiveSearch:
+        return AdditiveSearch(self.books.view(self.layout.G, self.layout.K, self.layout.width))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything, in float32, under names that begin with "search."."""

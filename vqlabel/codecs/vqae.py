@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from vqlabel.codecs.descend import batches, descend
+from vqlabel.codecs.descend import BATCH, batches, descend
 from vqlabel.codecs.foundation import Foundation
 from vqlabel.codecs.kmeans import gathered
 from vqlabel.codecs.model import Decoder
@@ -19,7 +19,6 @@ from vqlabel.codecs.spectrum import Spectrum
 
 DIMENSIONS = 4  # of a codeword
 ENCODER_HIDDEN = 256
-BATCH = 500
 STEPS = 1500
 RATE = 0.03
 COMMITMENT = 1.0  # of latent vectors to codewords and the other way round, against a KL of 1 to begin with
