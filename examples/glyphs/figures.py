@@ -52,8 +52,10 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         assert match is not None, key
         runs.setdefault((int(match[1]), match[2]), []).append(found)
     names = list(dict.fromkeys(name for _, name in runs))
-    machines = " and of ".join(f"{m['processor']} ({m['cores']} cores)" for m in results["machines"])
-    yield f"On {machines}. Teacher: {results['teacher']:.2f} %."
+    machines = " and ".join(
+        f"{m['processor']}, {m['cores']} cores (teacher: {m['teacher']:.2f} %)" for m in results["machines"]
+    )
+    yield f"On {machines}."
     yield "Students, mean and deviation over the seeds in brackets:"
     yield ""
     yield "| images per class | " + " | ".join(names) + " |"

@@ -107,11 +107,11 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
     """Students from hard and from full labels: IPC x temperature x seed. A finished cell is never run again."""
     path = options.results / "baseline.json"
     results = _read(path)
-    here = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
-    results["machines"] = [*(m for m in results.get("machines", []) if m != here), here]
+    here: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
     results["settings"] = {k: v for k, v in dataclasses.asdict(settings).items() if k != "ipc"}
     with _stopwatch(results, "teacher", settings.teacher_path()):
-        results["teacher"] = teacher.train(settings)[1]
+        here["teacher"] = teacher.train(settings)[1]  # the last bits of its weights depend on the processor
+    results["machines"] = [*(m for m in results.get("machines", []) if m != here), here]
     for seed, ipc in itertools.product(range(options.seeds), IPCS):
         local = dataclasses.replace(settings, ipc=ipc)
         with _stopwatch(results, f"labels, IPC {ipc}", local.labels_path()):

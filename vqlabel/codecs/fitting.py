@@ -28,7 +28,7 @@ REFIT_RATE = 0.03
 MAX_RESIDUAL_BITS = 64  # above, product books are better and much quicker to search
 MAX_HIDDEN = 160
 # Bytes of all tables a class that the hidden layer may fill up, for rows without and with a network as prior.
-BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 780}
+BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 755}
 # Residual books that would take more than this share of it say nothing of the dimensions beyond NARROW.
 BOOK_SHARE, NARROW = 0.3, 48
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # bytes that max_kl chooses from
