@@ -37,6 +37,7 @@ asan: $(READY)
 # Writes golden files that are missing; never touches one that exists.
 golden: $(READY)
 	$(BIN)/python tests/golden/make.py
+	$(BIN)/python tests/golden/codecs/make.py
 
 clean:
 	rm -rf .venv build dist *.egg-info vqlabel/*.so
