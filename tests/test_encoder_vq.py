@@ -59,6 +59,7 @@ def test_a_kept_fit_encodes_to_the_same_bytes(fitted: LabelEncoder, tmp_path: Pa
     assert Path(files[0].path).read_bytes() == Path(files[1].path).read_bytes()
     with pytest.raises(ValueError, match="what encoding needs; use the saved encoder"):
         LabelEncoder.load(files[0].path).encode(data, tmp_path / "from labels")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codec", "fitted", "loaded"]
 
 
 def test_two_ranks_fit_what_one_fits(tmp_path: Path) -> None:

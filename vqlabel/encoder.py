@@ -84,6 +84,7 @@ class LabelEncoder:
 
         metadata are more keys of FORMAT.md, such as `teacher`, and yours, which begin with "x.".
         """
+        self.codec.check_encodes()
         opened, ranks = open_source(source), Ranks.here()
         if opened.classes != self.codec.classes:
             raise ValueError(f"the codec is for {self.codec.classes} classes, but the logits have {opened.classes}")

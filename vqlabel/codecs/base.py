@@ -59,6 +59,9 @@ class Codec(ABC):
     def load(cls, classes: int, config: dict[str, Any], read: Read, names: list[str]) -> Codec:
         """Codec of a file: its config and its tensors, whose names are there; Corrupt if they do not fit."""
 
+    def check_encodes(self) -> None:  # noqa: B027 - most codecs always do
+        """ValueError if this codec only decodes, because it comes from a label file."""
+
     @abstractmethod
     def encode(self, logits: torch.Tensor, side: Side | None = None) -> NDArray[np.uint8]:
         """Packed rows uint8 [B, row_bytes] of finite logits [B, C]."""

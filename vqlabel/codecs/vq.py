@@ -76,10 +76,15 @@ class VQ(Codec):
         search = Search.load(classes, layout, shape, read) if "search.basis" in names else None
         return cls(classes, layout, decoder, shape, search, arrays)
 
-    def encode(self, logits: torch.Tensor, side: Side | None = None) -> NDArray[np.uint8]:
-        """Packed rows [B, ceil(G * nbits / 8)]."""
+    def check_encodes(self) -> None:
+        """ValueError if this codec only decodes, because it comes from a label file."""
         if self.search is None:
             raise ValueError("a label file holds what decoding needs, not what encoding needs; use the saved encoder")
+
+    def encode(self, logits: torch.Tensor, side: Side | None = None) -> NDArray[np.uint8]:
+        """Packed rows [B, ceil(G * nbits / 8)]."""
+        self.check_encodes()
+        assert self.search is not None
         centred = check_logits(logits, self.classes)
         check_side(side, self.shape, len(centred))
         codes = self.search.codes(self.search.points(centred, side))
