@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -45,15 +47,51 @@ def simd(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.use_simd(before)
 
 
-@pytest.fixture(scope="session")
-def golden() -> ModuleType:
-    """tests/golden/make.py as a module."""
-    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Work as small as a test's only loses by threads of torch that wait for each other."""
+    import torch  # not at the top: most tests need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def ticks_inside(call: Callable[[], Any]) -> bool:
+    """Whether this thread goes on while another makes a long call: its clock ticks in the middle of one of five."""
+    spans: list[tuple[float, float]] = []
+
+    def work() -> None:
+        for _ in range(5):
+            begin = time.perf_counter()
+            call()
+            spans.append((begin, time.perf_counter()))
+
+    worker, ticks = threading.Thread(target=work), []
+    worker.start()
+    while worker.is_alive():
+        ticks.append(time.perf_counter())
+        time.sleep(0.0002)
+    # With the lock held, a tick could fall between two calls, never in the middle of one.
+    middle = [(begin + (end - begin) * 0.25, begin + (end - begin) * 0.75) for begin, end in spans]
+    return any(begin < tick < end for begin, end in middle for tick in ticks)
+
+
+def script(path: Path) -> ModuleType:
+    """A file that is run and not installed, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def golden() -> ModuleType:
+    """tests/golden/make.py as a module."""
+    return script(GOLDEN / "make.py")
 
 
 @pytest.fixture

@@ -206,6 +206,16 @@ def test_compare_puts_files_side_by_side(run: Run, teacher: Path, tmp_path: Path
         assert words in out
 
 
+def test_compare_tells_an_infinite_kl(run: Run, teacher: Path, tmp_path: Path) -> None:
+    rows = np.load(teacher).astype("<f2")
+    rows[5, 2] = -np.inf  # another program may write what ours refuse to
+    sizes, metadata = {"rows": ROWS, "row_bytes": 20}, {"codec": {"id": "raw", "dtype": "F16"}, "classes": 10}
+    with LabelFile.create(tmp_path / "labels", **sizes, metadata=metadata) as writer:
+        writer.write(0, rows.view(np.uint8))
+    _, out, _ = run("compare", tmp_path / "labels", "--teacher", teacher, "--json")
+    assert json.loads(out)["files"][0]["kl"] == {"1": None, "4": None, "20": None}
+
+
 def test_compare_draws(run: Run, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("raw", "topk"):
         run("encode", teacher, "-o", tmp_path / name, "--format", name, "--k", 3)

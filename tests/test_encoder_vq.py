@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from encoder_parts import ranks, teacher_logits
 
 from vqlabel import LabelEncoder, LabelFile
@@ -16,20 +14,13 @@ from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation
 from vqlabel.source_files import LabelSource
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, CLASSES, IMAGES = 6000, 20, 60
 SIDE = SideInformation(
     np.arange(IMAGES) % CLASSES, ReplayRecipe(seed=7, images=IMAGES, height=48, width=48, size=32, cutmix=0.5)
 )
 FIT = {"bytes_per_label": 2, "nbits": 4, "effort": 0.1, "rows": 2000, "held_out": 500, "width": 16}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work this small only loses by threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

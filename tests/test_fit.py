@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from encoder_parts import IMAGES, Nearest, mixed_logits, ranks, sample_of
+from encoder_parts import IMAGES, mixed_logits, ranks, sample_of
 from rank_stages import stages
 
 from vqlabel import LabelEncoder
 from vqlabel.codecs.additive import AdditiveSearch, check_words, fit_additive
-from vqlabel.codecs.descend import batches, descend
+from vqlabel.codecs.descend import BATCH, batches, descend
 from vqlabel.codecs.fitting import fit
 from vqlabel.codecs.foundation import build
 from vqlabel.codecs.kmeans import assign, kmeans
@@ -30,17 +29,10 @@ from vqlabel.codecs.vq import VQ
 from vqlabel.measure import kl, measure
 from vqlabel.ranks import Ranks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ALONE = Ranks()
 CLASSES, ROWS = 20, 1200
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work this small only loses by threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -154,24 +146,24 @@ def test_books_too_large_to_search_are_refused_before_memory_is() -> None:
 
 
 def test_every_row_comes_once_before_any_comes_again() -> None:
-    parts = list(batches(100, 20, 10, ALONE, seed=3))
+    parts = list(batches(5 * BATCH, 10, ALONE, seed=3))
     for epoch in (parts[:5], parts[5:]):
-        assert sorted(torch.cat(epoch).tolist()) == list(range(100))
+        assert sorted(torch.cat(epoch).tolist()) == list(range(5 * BATCH))
     assert torch.cat(parts[:5]).tolist() != torch.cat(parts[5:]).tolist()
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_out_the_batches_of_one(world: int) -> None:
-    own = [list(batches(50, 7, 9, Ranks(rank, world), seed=1)) for rank in range(world)]
-    for step, whole in enumerate(batches(50, 7, 9, ALONE, seed=1)):
+    own = [list(batches(1300, 9, Ranks(rank, world), seed=1)) for rank in range(world)]
+    for step, whole in enumerate(batches(1300, 9, ALONE, seed=1)):
         joined = [int(row) * world + rank for rank in range(world) for row in own[rank][step]]
         assert sorted(joined) == sorted(whole.tolist())
 
 
 def test_descent_finds_the_least_squares() -> None:
-    x, wanted = normal(400, 5), normal(5, 3, seed=1)
+    x, wanted = normal(2000, 5), normal(5, 3, seed=1)
     weight = torch.zeros(5, 3, requires_grad=True)
-    rows = batches(400, 100, 400, ALONE, seed=0)
+    rows = batches(len(x), 400, ALONE, seed=0)
     descend([weight], lambda own: (x[own] @ (weight - wanted)).square().sum(), rows, steps=400, rate=3.0, ranks=ALONE)
     torch.testing.assert_close(weight.detach(), wanted, rtol=0, atol=1e-2)
 
@@ -347,6 +339,8 @@ def test_rows_out_of_range_are_told_and_no_weight_is_ever_nan() -> None:
     [
         ({"nbits": 17}, "nbits must be a whole number from 1 to 16, got 17"),
         ({"nbits": 4.0}, "nbits must be a whole number"),
+        ({"nbits": None}, "nbits must be a whole number"),
+        ({"codebooks": True}, "codebooks must be a whole number from 0 to 4096, got True"),
         ({"width": 0}, "width must be a whole number from 1 to 4096, got 0"),
         ({"seed": -1}, "seed must be"),
         ({"effort": float("nan")}, "effort must be 0 to 100, got nan"),
@@ -358,26 +352,6 @@ def test_rows_out_of_range_are_told_and_no_weight_is_ever_nan() -> None:
 def test_wrong_options_are_named(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         FitOptions(**wrong)
-
-
-# Measuring
-
-
-class Counting(Nearest):
-    """A codec that says that its rows are codes."""
-
-    def config(self) -> dict[str, Any]:  # noqa: D102
-        return {**super().config(), "G": 1, "nbits": 4}
-
-
-def test_use_of_codewords_is_measured() -> None:
-    table = torch.eye(16, 10) * 9
-    rows = table[torch.tensor([0, 0, 1, 2])] - table[torch.tensor([0, 0, 1, 2])].mean(1, keepdim=True)
-    found = measure(Counting(table), Sample(rows, None, 4), (1.0,))
-    assert (found["used"], found["entropy"]) == (3 / 16, 1.5)
-    assert "used" not in measure(Nearest(table), Sample(rows, None, 4), (1.0,))
-    codec = fitted(mixed_logits(300, CLASSES), bytes_per_label=0)
-    assert "used" not in measure(codec, sample_of(mixed_logits(300, CLASSES)))
 
 
 # Ranks

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, script
 
 from vqlabel import LabelFile
 from vqlabel.codecs import load_codec
@@ -27,12 +26,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
     """tests/golden/codecs/make.py as a module."""
-    spec = importlib.util.spec_from_file_location("golden_codecs", FOLDER / "make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(FOLDER / "make.py")
 
 
 def test_every_golden_codec_is_tested(made: ModuleType) -> None:

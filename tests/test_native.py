@@ -7,12 +7,11 @@ import mmap
 import os
 import subprocess
 import sys
-import threading
-import time
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ticks_inside
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,7 +151,6 @@ def test_threads_write_their_own_rows_only() -> None:
 
 @pytest.mark.parametrize("name", ["pack", "unpack", "gather_unpack"])
 def test_lock_is_released(name: str) -> None:
-    """While one long call runs in another thread, this one goes on: its clock ticks inside the span of the call."""
     packed = np.zeros((1 << 22, 12), np.uint8)
     codes = np.zeros((1 << 22, 8), np.uint16)
     calls = {
@@ -160,22 +158,7 @@ def test_lock_is_released(name: str) -> None:
         "unpack": lambda: _native.unpack(packed, 12, 8, out=codes),
         "gather_unpack": lambda: _native.gather_unpack(packed, 12, np.arange(1 << 22), 12, 8, out=codes),
     }
-    spans: list[tuple[float, float]] = []
-
-    def work() -> None:
-        for _ in range(5):
-            begin = time.perf_counter()
-            calls[name]()
-            spans.append((begin, time.perf_counter()))
-
-    worker, ticks = threading.Thread(target=work), []
-    worker.start()
-    while worker.is_alive():
-        ticks.append(time.perf_counter())
-        time.sleep(0.0002)
-    # With the lock held, a tick could fall between two calls, never in the middle of one.
-    middle = [(begin + (end - begin) * 0.25, begin + (end - begin) * 0.75) for begin, end in spans]
-    assert any(begin < tick < end for begin, end in middle for tick in ticks)
+    assert ticks_inside(calls[name])
 
 
 def test_environment_chooses_the_path() -> None:

@@ -249,7 +249,7 @@ def test_recipe_survives_json_and_pickle() -> None:
         ({"flip": 2}, "flip must be 0 to 1, got 2"),
         ({"cutmix": 0.8, "mixup": 0.3}, "cutmix and mixup are probabilities, but add up to 1.1"),
         ({"mixup_alpha": 0}, "mixup_alpha must be 0.01 to 100, got 0"),
-        ({"pairing": "triple"}, "pairing must be 'pair' or 'batch', got 'triple'"),
+        ({"pairing": "triple"}, "pairing must be one of pair, batch, got 'triple'"),
         ({"colour": 1}, "replay field 'colour' is not known; this vqlabel knows cutmix, "),
     ],
 )

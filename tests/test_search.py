@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ticks_inside
 
 from vqlabel import _native, reference
 
@@ -132,7 +131,6 @@ def test_threads_do_not_matter(simd: str) -> None:
 
 @pytest.mark.parametrize("name", ["nearest", "additive_search", "class_prior"])
 def test_lock_is_released(name: str) -> None:
-    """While long calls run in another thread, this one goes on: its clock ticks inside the span of a call."""
     h, books, dots, gram = floats(20000, 32), floats(256, 32), floats(2000, 3, 64), floats(3, 3, 64, 64)
     index, tables = np.zeros(200000, np.int64), (floats(1, 64), floats(1, 64), floats(1), floats(1), floats(1, 64))
     calls = {
@@ -140,22 +138,7 @@ def test_lock_is_released(name: str) -> None:
         "additive_search": lambda: _native.additive_search(dots, gram, 16),
         "class_prior": lambda: _native.class_prior(index, index, index, tables),
     }
-    spans: list[tuple[float, float]] = []
-
-    def work() -> None:
-        for _ in range(5):
-            begin = time.perf_counter()
-            calls[name]()
-            spans.append((begin, time.perf_counter()))
-
-    worker, ticks = threading.Thread(target=work), []
-    worker.start()
-    while worker.is_alive():
-        ticks.append(time.perf_counter())
-        time.sleep(0.0002)
-    # With the lock held, a tick could fall between two calls, never in the middle of one.
-    middle = [(begin + (end - begin) * 0.25, begin + (end - begin) * 0.75) for begin, end in spans]
-    assert any(begin < tick < end for begin, end in middle for tick in ticks)
+    assert ticks_inside(calls[name])
 
 
 H, BOOKS = floats(4, 6), floats(5, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,10 @@ from vqlabel.codecs.vq import VQ
 from vqlabel.codecs.vqae import PATIENCE, Trainer, narrowed
 from vqlabel.measure import measure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, CLASSES = 3000, 20
 FIT = FitOptions(bytes_per_label=2, nbits=4, form="vqae", width=16, effort=0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work this small only loses by threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def centred(rows: int, classes: int = CLASSES) -> torch.Tensor:

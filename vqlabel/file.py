@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vqlabel.arguments import check_word
 from vqlabel.errors import Corrupt, Unfinished, about
 from vqlabel.format import CODES
 from vqlabel.metadata import codes_of
@@ -59,8 +60,7 @@ class LabelFile:
     """
 
     def __init__(self, path: PathLike, *, load: str = "auto") -> None:
-        if load not in LOADS:
-            raise ValueError(f"load must be one of {', '.join(LOADS)}, got {load!r}")
+        check_word("load", load, LOADS)
         self.path = os.path.abspath(os.fspath(path))
         self._load = load
         self._loaded: Any = None

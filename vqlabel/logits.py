@@ -19,14 +19,18 @@ def check_finite(logits: torch.Tensor, rows: Sequence[int] | NDArray[np.int64]) 
     if not bad:
         return
     values = logits[bad[0]]
-    found, advice = "NaN", "the teacher failed on this view; make the row again"
-    if not values.isnan().any():
-        found = "-inf" if values.max() < torch.inf else "inf"
-        advice = "replace what stands for a probability of 0 by a low logit, such as -50"
-        if found == "inf":
-            advice = "above 65,504 float16 has no numbers; store the logits as float32, centred"
+    found = "NaN" if values.isnan().any() else "inf" if values.max() == torch.inf else "-inf"
     more = f", as do {len(bad) - 1} of the {len(logits) - 1} rows read with it" if len(bad) > 1 else ""
-    raise ValueError(f"row {int(rows[bad[0]])} holds {found}{more}, but a label is finite logits: {advice}")
+    raise ValueError(f"row {int(rows[bad[0]])} holds {found}{more}, but a label is finite logits: {remedy(found)}")
+
+
+def remedy(value: str) -> str:
+    """What to do about a logit that is nan, inf or -inf."""
+    if value == "inf":
+        return "above 65,504 float16 has no numbers; store the logits as float32, centred"
+    if value == "-inf":
+        return "replace what stands for a probability of 0 by a low logit, such as -50"
+    return "the teacher failed on this view; make the row again"
 
 
 def check_not_probabilities(logits: torch.Tensor) -> None:

@@ -24,8 +24,9 @@ def kl(teacher: torch.Tensor, decoded: torch.Tensor, temperature: float) -> torc
 
     wanted = torch.log_softmax(teacher / temperature, dim=1)
     found = torch.log_softmax(decoded / temperature, dim=1)
+    chances = wanted.exp()
     # Where a class has no chance at all, what is found there says nothing: 0, not 0 times infinity.
-    return (wanted.exp() * (wanted - found).nan_to_num(0.0, posinf=0.0)).sum(1)
+    return torch.where(chances == 0, 0.0, chances * (wanted - found)).sum(1)
 
 
 def measure(codec: Codec, held_out: Sample, temperatures: Sequence[float] = TEMPERATURES) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def measure(codec: Codec, held_out: Sample, temperatures: Sequence[float] = TEMP
     for logits, side in held_out.blocks():
         rows = codec.encode(logits, side)
         if len(counts):
-            _count(rows, config["nbits"], counts)
+            count_codes(rows, config["nbits"], counts)
         decoded = codec.decode(rows, side)
         each = [kl(logits, decoded, t).double().sum() for t in temperatures]
         agree = (logits.argmax(1) == decoded.argmax(1)).double().sum()
@@ -51,18 +52,19 @@ def measure(codec: Codec, held_out: Sample, temperatures: Sequence[float] = TEMP
     *divergences, agreement = (ranks.sum(sums) / max(held_out.total, 1)).tolist()
     named = {f"{t:g}": value for t, value in zip(temperatures, divergences, strict=True)}
     found = {"rows": held_out.total, "kl": named, "top1": agreement}
-    return {**found, **_use(ranks.sum(counts))} if len(counts) and held_out.total else found
+    return {**found, **codeword_use(ranks.sum(counts))} if len(counts) and held_out.total else found
 
 
-def _count(rows: NDArray[np.uint8], nbits: int, counts: torch.Tensor) -> None:
-    """Add the codes of packed rows to how often each book's codewords were found."""
+def count_codes(rows: NDArray[np.uint8], nbits: int, counts: torch.Tensor) -> None:
+    """Add the codes of packed rows [B, row_bytes] to how often each book's codewords were found [G, K]."""
     import torch
 
     codes = torch.from_numpy(_native.unpack(rows, nbits, len(counts)).astype(np.int64))
     counts.scatter_add_(1, codes.T, torch.ones_like(codes.T))
 
 
-def _use(counts: torch.Tensor) -> dict[str, float]:
+def codeword_use(counts: torch.Tensor) -> dict[str, float]:
+    """Share of the codewords that occur, and entropy of a code in bits, by how often each was found [G, K]."""
     shares = counts.double() / counts[0].sum()
     entropy = -(shares * shares.clamp_min(1e-300).log2()).sum(1)
     return {"used": float((counts > 0).double().mean()), "entropy": float(entropy.mean())}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqlabel import _native
+from vqlabel.arguments import check_whole, check_word
 from vqlabel.tables import beta_quantiles, log_uniform_quantiles
 
 NO_MIX, CUTMIX, MIXUP = 0, 1, 2  # kinds
@@ -79,10 +80,10 @@ class ReplayRecipe:
     pairing: str = "pair"
 
     def __post_init__(self) -> None:
-        _check_whole("seed", self.seed, 0, 2**64 - 1)
-        _check_whole("images", self.images, 1, 2**32)
+        check_whole("seed", self.seed, 0, 2**64 - 1)
+        check_whole("images", self.images, 1, 2**32)
         for name, limit in (("height", MAX_SIDE), ("width", MAX_SIDE), ("size", MAX_VIEW)):
-            _check_whole(name, getattr(self, name), 1, limit)
+            check_whole(name, getattr(self, name), 1, limit)
         for name, least, most in (("scale", 0.0, 1.0), ("ratio", 1e-3, 1e3)):
             low, high = _pair(name, getattr(self, name))
             if not least < low <= high <= most:
@@ -94,8 +95,7 @@ class ReplayRecipe:
             raise ValueError(f"cutmix and mixup are probabilities, but add up to {self.cutmix + self.mixup:g}")
         for name in ("cutmix_alpha", "mixup_alpha"):
             _check_number(name, getattr(self, name), 0.01, 100)
-        if self.pairing not in ("pair", "batch"):
-            raise ValueError(f"pairing must be 'pair' or 'batch', got {self.pairing!r}")
+        check_word("pairing", self.pairing, ("pair", "batch"))
 
     def to_json(self) -> dict[str, Any]:
         """Fields, for the metadata key `replay`."""
@@ -181,13 +181,8 @@ class ReplayRecipe:
             raise ValueError("pairing='batch' needs batch=, the number of the batch in its epoch")
         if len(epochs) and (epochs != epochs[0]).any():
             raise ValueError("the rows of a batch must be of one epoch")
-        _check_whole("batch", batch, 0, 2**32 - 1)
+        check_whole("batch", batch, 0, 2**32 - 1)
         return np.full(len(ids), batch)
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
 
 
 def _check_number(name: str, value: Any, least: float, most: float) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel.codecs.sample import BLOCK, Sample
+from vqlabel.codecs.values import LARGEST_HALF
 from vqlabel.logits import check_finite, check_not_probabilities
 from vqlabel.ranks import Ranks
 from vqlabel.side import Side, SideInformation
@@ -18,7 +19,6 @@ from vqlabel.sources import Source
 SAMPLE_BYTES = 2**30  # all ranks together, so that more ranks do not mean another sample
 LOGITS_AT_ONCE = 2**24
 HALVES = (torch.float16, torch.bfloat16)  # what is kept as float16: centring costs less than they have lost already
-MOST_OF_A_HALF = 65504
 
 
 def share_out(count: int, rows: int, held_out: int, room: int) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def read_rows(source: Source, numbers: NDArray[np.int64]) -> torch.Tensor:
         if start == 0:
             check_not_probabilities(part)
         part = part - part.mean(1, keepdim=True)
-        if kept.dtype == torch.float16 and part.abs().max() > MOST_OF_A_HALF:
+        if kept.dtype == torch.float16 and part.abs().max() > LARGEST_HALF:
             kept = kept.float()  # a row of extreme halves, once centred, has left their range
         kept[torch.from_numpy(places)] = part.to(kept.dtype)
     return kept

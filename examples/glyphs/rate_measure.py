@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 
 from examples.glyphs import distill, perturb
 from examples.glyphs.settings import Settings
-from vqlabel import LabelEncoder, _native
+from vqlabel import LabelEncoder
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.sample import Sample
 from vqlabel.format import CHUNK_CRCS, CODES, CRCS, Header, build_header
-from vqlabel.measure import TEMPERATURES, kl
+from vqlabel.measure import TEMPERATURES, codeword_use, count_codes, kl
 from vqlabel.metadata import format_metadata
 from vqlabel.replay import Parameters
 from vqlabel.sampling import side_of_rows
@@ -103,10 +102,9 @@ def code_use(rows: NDArray[np.uint8], G: int, nbits: int) -> dict[str, float]:
     """Zero-order entropy of a code in bits and the share of codewords that occur, mean over the books."""
     if G == 0:
         return {}
-    codes = _native.unpack(np.ascontiguousarray(rows), nbits, G)
-    shares = [np.bincount(codes[:, g], minlength=2**nbits) / len(codes) for g in range(G)]
-    entropies = [-sum(p * math.log2(p) for p in share if p) for share in shares]
-    return {"entropy": float(np.mean(entropies)), "used": float(np.mean([(share > 0).mean() for share in shares]))}
+    counts = torch.zeros(G, 2**nbits, dtype=torch.int64)
+    count_codes(rows, nbits, counts)
+    return codeword_use(counts)
 
 
 def file_bytes(codec: Codec, labels: Labels, facts: dict[str, Any], temperature: float = 20.0) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,11 @@ GOLDEN: dict[str, dict[str, Any]] = {
 
 def write(name: str, path: str | os.PathLike[str]) -> None:
     """Write the file of this name as the current version of the format has it."""
-    parts = GOLDEN[name]
+    write_parts(GOLDEN[name], path)
+
+
+def write_parts(parts: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a file of these rows, tensors and metadata."""
     rows = parts["rows"]
     with LabelFile.create(
         path,
@@ -71,9 +76,14 @@ def write(name: str, path: str | os.PathLike[str]) -> None:
         writer.write(0, rows)
 
 
-if __name__ == "__main__":
-    for name in GOLDEN:
-        target = FOLDER / f"{name}.safetensors"
+def write_missing(folder: Path, names: Iterable[str], write: Callable[[str, Path], None]) -> None:
+    """Write the files of these names that are not there."""
+    for name in names:
+        target = folder / f"{name}.safetensors"
         if not target.exists():
             write(name, target)
             print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    write_missing(FOLDER, GOLDEN, write)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vqlabel.codecs.layout import PriorShape
 from vqlabel.errors import Corrupt
+from vqlabel.logits import remedy
 from vqlabel.side import Side
-
-if TYPE_CHECKING:
-    import torch
 
 GRID = 4096  # the mean is taken of logits rounded to 1 / GRID
 
@@ -26,8 +25,6 @@ def check_logits(logits: torch.Tensor, classes: int) -> torch.Tensor:
     their float64 sum is exact below 2**53 (2**24 classes up to 2**17 each), so its order does not matter. What the mean
     is off by, half a grid step or its rounding to float32, is a constant of the row, and so nothing.
     """
-    import torch
-
     _check_shape(logits, classes)
     values = logits.detach().float()
     sums = (values * GRID).round_().sum(1, dtype=torch.float64)
@@ -40,8 +37,6 @@ def check_logits(logits: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def _check_shape(logits: torch.Tensor, classes: int) -> None:
-    import torch
-
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
         found = logits.dtype if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise TypeError(f"logits must be a torch tensor of floats [B, {classes}], got {found}")
@@ -52,10 +47,10 @@ def _check_shape(logits: torch.Tensor, classes: int) -> None:
 def _first_bad(values: torch.Tensor) -> str:
     row, number = (~(values * GRID).isfinite()).nonzero()[0].tolist()
     value = float(values[row, number])
-    allowed = "finite" if not np.isfinite(value) else "below 8e34"
-    return (
-        f"logits[{row}, {number}] is {value:g}, but logits must be {allowed}; look at what the teacher made of that row"
-    )
+    allowed, advice = "below 8e34", "look at what the teacher made of that row"
+    if not np.isfinite(value):
+        allowed, advice = "finite", remedy(f"{value:g}")
+    return f"logits[{row}, {number}] is {value:g}, but logits must be {allowed}: {advice}"
 
 
 def check_side(side: Side | None, shape: PriorShape | None, rows: int) -> None:
@@ -93,11 +88,6 @@ def check_rows(rows: NDArray[np.uint8], row_bytes: int) -> NDArray[np.uint8]:
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != row_bytes:
         raise ValueError(f"rows must be uint8 [B, {row_bytes}], got {rows.dtype} {list(rows.shape)}")
     return np.ascontiguousarray(rows)
-
-
-def code_dtype(nbits: int) -> type[np.unsignedinteger[Any]]:
-    """The dtype of codes of this width."""
-    return np.uint8 if nbits <= 8 else np.uint16 if nbits <= 16 else np.uint32
 
 
 @contextmanager

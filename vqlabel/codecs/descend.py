@@ -16,10 +16,10 @@ FEWEST = 200  # steps that even a small set gets
 Loss = Callable[[torch.Tensor], torch.Tensor]  # of own rows [b], summed over them
 
 
-def batches(total: int, size: int, steps: int, ranks: Ranks, seed: int) -> Iterator[torch.Tensor]:
-    """For each step this rank's rows of a common random batch; every row comes once before any comes again."""
+def batches(total: int, steps: int, ranks: Ranks, seed: int) -> Iterator[torch.Tensor]:
+    """For each step this rank's rows of a common random batch of BATCH; every row comes once before any comes again."""
     generator = torch.Generator().manual_seed(seed)
-    size = min(size, total)
+    size = min(BATCH, total)
     order, position = torch.randperm(total, generator=generator), 0
     for _ in range(steps):
         if position + size > total:

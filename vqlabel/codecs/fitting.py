@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from vqlabel.codecs.additive import MAX_WORDS, check_words, fit_additive
+from vqlabel.codecs.additive import fit_additive
+from vqlabel.codecs.choose import choose_layout, choose_width
 from vqlabel.codecs.descend import bounded
 from vqlabel.codecs.foundation import Foundation, Say, build
 from vqlabel.codecs.kmeans import kmeans
@@ -17,20 +19,14 @@ from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.refit import refit
 from vqlabel.codecs.sample import Sample
 from vqlabel.codecs.search import Search
-from vqlabel.codecs.stored import MOST
+from vqlabel.codecs.values import LARGEST_HALF
 from vqlabel.codecs.vq import VQ
-from vqlabel.codecs.vqae import DIMENSIONS, STEPS, narrowed, start_mirrored, train
+from vqlabel.codecs.vqae import STEPS, narrowed, start_mirrored, train
 from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 
 REFIT_STEPS, REFIT_PASSES = 2000, 64
 REFIT_RATE = 0.03
-MAX_RESIDUAL_BITS = 64  # above, product books are better and much quicker to search
-MAX_HIDDEN = 160
-# Bytes of all tables a class that the hidden layer may fill up, for rows without and with a network as prior.
-BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 755}
-# Residual books that would take more than this share of it say nothing of the dimensions beyond NARROW.
-BOOK_SHARE, NARROW = 0.3, 48
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # bytes that max_kl chooses from
 
 
@@ -49,18 +45,19 @@ def _check_range(sample: Sample) -> None:
     """ValueError, in all ranks, if a row of any reaches further than weights can be stored."""
     beyond = torch.zeros(1, dtype=torch.float64, device=sample.logits.device)
     for block, _ in sample.blocks():
-        beyond += (~(block.abs().amax(1) <= MOST)).sum()
+        beyond += (~(block.abs().amax(1) <= LARGEST_HALF)).sum()
     if sample.ranks.sum(beyond) > 0:
         raise ValueError(
-            f"{int(beyond)} of {sample.total} rows have a logit further than {MOST:g} from their mean, or one that is "
-            "not finite; divide all logits by a constant, and the temperatures with them, or clip what the teacher says"
+            f"{int(beyond)} of {sample.total} rows have a logit further than {LARGEST_HALF:g} from their mean, or one "
+            "that is not finite; divide all logits by a constant, and the temperatures with them, or clip what the "
+            "teacher says"
         )
 
 
 def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: None) -> VQ:
     """The codec of one rate on this foundation."""
-    foundation = narrowed(foundation, _width(foundation, options))
-    layout = _layout(foundation, options)
+    foundation = narrowed(foundation, choose_width(foundation, options))
+    layout = choose_layout(foundation, options)
     ranks, shape = foundation.sample.ranks, foundation.shape
     say(f"{layout.G} {layout.form} books of {layout.K}")
     books = _books(foundation.points, layout, ranks, options.seed)
@@ -76,71 +73,6 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
     if steps:
         refit(decoder, foundation.sample, codes, options.temperatures, steps=steps, rate=REFIT_RATE, seed=options.seed)
     return VQ(foundation.sample.classes, layout, decoder, shape, search)
-
-
-def _layout(foundation: Foundation, options: FitOptions) -> Layout:
-    nbits, width = options.nbits, foundation.width
-    G, form, linear = _count(options), _form(options), options.form != "vqae"
-    if options.form == "auto" and form == "product":
-        G = min(G, width)  # a dimension has little left to say to a second book
-    if form == "product" and width < G:
-        raise ValueError(f"{G} product books need as many dimensions, but width is {width}; take fewer books")
-    if form == "residual":
-        check_words(G, 2**nbits)
-    owner = _owner(foundation, G) if form == "product" and G else ()
-    hidden = options.hidden
-    if hidden is None:
-        free = _hidden(foundation, Layout(form, G, nbits, width, 0, True, owner, options.stored), options.prior)
-        # As many columns of W without its linear part, and enough to stand in for that.
-        hidden = free if linear else width + max(free, width)
-    return Layout(form, G, nbits, width, hidden, linear, owner, options.stored)
-
-
-def _form(options: FitOptions) -> str:
-    """Form of the layout: additive books where they are the better ones and can still be searched."""
-    if options.form != "auto":
-        return "product" if options.form == "vqae" else options.form
-    G, K = _count(options), 2**options.nbits
-    residual = G * options.nbits <= MAX_RESIDUAL_BITS and (G == 1 or G * K <= MAX_WORDS)
-    return "residual" if residual else "product"
-
-
-def _width(foundation: Foundation, options: FitOptions) -> int:
-    """R: all dimensions, unless residual books that spoke of them all would leave no room for a hidden layer."""
-    G, room = _count(options), BYTES_PER_CLASS[options.prior] * foundation.sample.classes
-    if options.form == "vqae":
-        return DIMENSIONS * max(G, 1)
-    if _form(options) == "residual" and G * 2**options.nbits * foundation.width > BOOK_SHARE * room:
-        return max(NARROW, foundation.shape.width if foundation.shape else 1)
-    return foundation.width
-
-
-def _count(options: FitOptions) -> int:
-    """G, by the rate."""
-    if options.codebooks is not None:
-        return options.codebooks
-    return int((4 if options.bytes_per_label is None else options.bytes_per_label) * 8) // options.nbits
-
-
-def _owner(foundation: Foundation, G: int) -> tuple[int, ...]:
-    """The book of each dimension: the next goes to the book with the least to say, so that all share the variance."""
-    power = foundation.sample.ranks.sum(foundation.points.double().square().sum(0))
-    variances = (power / max(foundation.sample.total, 1)).clamp_min(1e-12)
-    levels = (variances / variances.min()).log().tolist()
-    owner, loads, counts = [0] * len(levels), [0.0] * G, [0] * G
-    for r in sorted(range(len(levels)), key=lambda r: -levels[r]):
-        g = min(range(G), key=lambda g: (counts[g] > 0, loads[g], counts[g]))
-        owner[r], loads[g], counts[g] = g, loads[g] + levels[r], counts[g] + 1
-    return tuple(owner)
-
-
-def _hidden(foundation: Foundation, layout: Layout, tier: str) -> int:
-    """As wide as the size of the tables allows."""
-    decoder = Decoder(foundation.sample.classes, layout, foundation.shape)
-    used = sum(weight.numel() for weight in decoder.parameters())
-    C = foundation.sample.classes
-    free = BYTES_PER_CLASS[tier] * C - used - 4 * C
-    return max(0, min(MAX_HIDDEN, free // (C + layout.width + 4) // 8 * 8))
 
 
 def _books(points: torch.Tensor, layout: Layout, ranks: Ranks, seed: int) -> torch.Tensor:
@@ -181,8 +113,6 @@ def _start(decoder: Decoder, foundation: Foundation, books: torch.Tensor, seed: 
 
 def _cheapest(finish_at: Callable[[FitOptions], VQ], options: FitOptions, held_out: Sample) -> VQ:
     """The codec of the fewest bytes that stays below max_kl on rows that it was not fitted on."""
-    from dataclasses import replace
-
     assert options.max_kl is not None
     low, high, best, reached = 0, len(LADDER), None, float("inf")
     while low < high:

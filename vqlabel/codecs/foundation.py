@@ -100,7 +100,7 @@ def _fit_prior(sample: Sample, points: torch.Tensor, shape: PriorShape, options:
         return off.square().sum() / size
 
     steps = bounded(max(1, round(PRIOR_STEPS[shape.tier] * options.effort)), PRIOR_PASSES, sample.total)
-    rows = batches(sample.total, BATCH, steps, sample.ranks, options.seed)
+    rows = batches(sample.total, steps, sample.ranks, options.seed)
     descend(list(prior.parameters()), loss, rows, steps=steps, rate=PRIOR_RATE, ranks=sample.ranks, decay=PRIOR_DECAY)
     prior.turn(unit * torch.eye(shape.width, device=points.device))  # type: ignore[operator]
     return prior

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
+from vqlabel.arguments import check_whole, check_word
 from vqlabel.side import TIERS
 
 FORMS = ("product", "residual")
@@ -30,17 +31,17 @@ class Layout:
     stored: str = "int8"
 
     def __post_init__(self) -> None:
-        _check_word("form", self.form, FORMS)
-        _check_word("stored", self.stored, STORED)
+        check_word("form", self.form, FORMS)
+        check_word("stored", self.stored, STORED)
         for name, least, most in (("G", 0, MOST), ("nbits", 1, 16), ("width", 1, MOST), ("hidden", 0, MOST)):
-            _check_whole(name, getattr(self, name), least, most)
+            check_whole(name, getattr(self, name), least, most)
         if not isinstance(self.linear, bool) or not (self.linear or self.hidden):
             raise ValueError(f"linear is {self.linear!r:.40} with a hidden layer of {self.hidden}: nothing is decoded")
         expected = self.width if self.form == "product" and self.G else 0
         if not isinstance(self.owner, tuple) or len(self.owner) != expected:
             raise ValueError(f"owner must name the book of {expected} dimensions, got {self.owner!r:.80}")
         for book in self.owner:
-            _check_whole("owner", book, 0, self.G - 1)
+            check_whole("owner", book, 0, self.G - 1)
         if self.owner and len(set(self.owner)) != self.G:
             raise ValueError(f"{self.G - len(set(self.owner))} of {self.G} books own no dimension")
 
@@ -87,13 +88,13 @@ class PriorShape:
     pixels: int = 96  # features that the convolutions make of a view
 
     def __post_init__(self) -> None:
-        _check_word("prior tier", self.tier, TIERS[1:])
+        check_word("prior tier", self.tier, TIERS[1:])
         for name in ("classes", "images"):
-            _check_whole(f"prior {name}", getattr(self, name), 1, 2**31)
+            check_whole(f"prior {name}", getattr(self, name), 1, 2**31)
         for name in ("width", "embedding", "identity", "hidden", "pixels"):
-            _check_whole(f"prior {name}", getattr(self, name), 1, MOST)
+            check_whole(f"prior {name}", getattr(self, name), 1, MOST)
         for name in ("features", "channels"):
-            _check_whole(f"prior {name}", getattr(self, name), 0, MOST)
+            check_whole(f"prior {name}", getattr(self, name), 0, MOST)
         if (self.tier == "image") != (self.channels > 0):
             raise ValueError(f"a prior of tier {self.tier!r} looks at {self.channels} channels")
 
@@ -113,13 +114,3 @@ def _from_json(kind: type[Sizes], found: Any) -> Sizes:
         raise ValueError(f"{kind.__name__} needs {', '.join(sorted(names))} and nothing else, got {found!r:.200}")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
     return kind(**values)
-
-
-def _check_word(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.40}")
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")

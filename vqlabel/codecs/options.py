@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vqlabel.arguments import check_whole, check_word
 from vqlabel.side import TIERS
 
 FORMS = ("auto", "product", "residual", "vqae")
@@ -33,13 +34,9 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("prior", self.prior, TIERS),
-            ("form", self.form, FORMS),
-            ("stored", self.stored, ("int8", "fp16")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        check_word("prior", self.prior, TIERS)
+        check_word("form", self.form, FORMS)
+        check_word("stored", self.stored, ("int8", "fp16"))
         if sum(value is not None for value in (self.bytes_per_label, self.max_kl, self.codebooks)) > 1:
             raise ValueError("say one of bytes_per_label, max_kl and codebooks: each of them decides the rate")
         if self.form == "vqae" and self.prior != "none":
@@ -48,17 +45,16 @@ class FitOptions:
             raise ValueError(f"bytes_per_label must be 0 to 256, got {self.bytes_per_label}")
         if self.max_kl is not None and not self.max_kl > 0:
             raise ValueError(f"max_kl must be above 0, got {self.max_kl}")
-        for name, least, most in (("nbits", 1, 16), ("width", 1, 4096), ("hidden", 0, 4096), ("codebooks", 0, 4096)):
-            _check_whole(name, getattr(self, name), least, most)
-        _check_whole("seed", self.seed, 0, 2**63 - 1)
+        check_whole("nbits", self.nbits, 1, 16)
+        check_whole("width", self.width, 1, 4096)
+        if self.hidden is not None:
+            check_whole("hidden", self.hidden, 0, 4096)
+        if self.codebooks is not None:
+            check_whole("codebooks", self.codebooks, 0, 4096)
+        check_whole("seed", self.seed, 0, 2**63 - 1)
         if self.form == "vqae" and self.hidden == 0:
             raise ValueError("form 'vqae' decodes with its hidden layer alone, so hidden must be above 0")
         if not self.temperatures or not all(0 < t <= 1000 for t in self.temperatures):
             raise ValueError(f"temperatures must be above 0 and at most 1000, got {self.temperatures}")
         if not 0 <= self.effort <= 100:
             raise ValueError(f"effort must be 0 to 100, got {self.effort}")
-
-
-def _check_whole(name: str, value: int | None, least: int, most: int) -> None:
-    if value is not None and (not isinstance(value, int) or not least <= value <= most):
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")

@@ -35,7 +35,7 @@ def refit(
         each = [w * cross_entropy(teacher, found, t) for w, t in zip(weights, temperatures, strict=True)]
         return sum(each[1:], each[0]) / (size * len(each))
 
-    rows = batches(sample.total, BATCH, steps, sample.ranks, seed)
+    rows = batches(sample.total, steps, sample.ranks, seed)
     descend(list(decoder.parameters()), loss, rows, steps=steps, rate=rate, ranks=sample.ranks)
     ended = mean_kl(decoder, sample, codes, temperatures)
     # Where nothing can be won, as on constant rows, or numbers overflow, the steps only lead away.
@@ -51,7 +51,7 @@ def cross_entropy(teacher: torch.Tensor, found: torch.Tensor, temperature: float
 
 
 def mean_kl(decoder: Decoder, sample: Sample, codes: torch.Tensor, temperatures: Sequence[float]) -> list[float]:
-    """Mean KL before the first step, on some rows."""
+    """Mean KL at each temperature on the leading rows of the sample, the same on all ranks."""
     few = slice(0, -(-2000 // sample.ranks.world))
     with torch.no_grad():
         teacher = sample.logits[few].float()

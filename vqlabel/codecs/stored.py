@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel.codecs.base import Read
+from vqlabel.codecs.values import LARGEST_HALF, half_step
 from vqlabel.errors import Corrupt
 
 SCALE = ".scale"
 STEPS = 127
-LEAST, MOST = 2.0**-24, 65504.0  # of a positive fp16
+SMALLEST_HALF = 2.0**-24  # above 0
 
 
 def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
@@ -30,11 +31,7 @@ def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
 def _numbers(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Whole numbers [rows, ...] from -127 to 127 and the scale of each row."""
     rows = weight.reshape(weight.shape[0], -1)
-    most = rows.abs().amax(1)
-    scale = (most / STEPS).half()
-    # The next fp16 where 127 steps would fall short of the largest weight; positive halves sort as integers.
-    scale = torch.where(scale.float() * STEPS < most, (scale.view(torch.int16) + 1).view(torch.float16), scale)
-    scale = scale.float().clamp_min(LEAST)
+    scale = half_step(rows.abs().amax(1), STEPS).float().clamp_min(SMALLEST_HALF)
     return (rows / scale[:, None]).round().clamp(-STEPS, STEPS), scale
 
 
@@ -44,7 +41,7 @@ def store(weights: Mapping[str, torch.Tensor], kind: str) -> dict[str, NDArray[A
     for name, weight in weights.items():
         weight = weight.detach().cpu()
         plain = kind == "fp16" or weight.ndim < 2
-        most = MOST if plain else MOST * STEPS
+        most = LARGEST_HALF if plain else LARGEST_HALF * STEPS
         if weight.numel() and not weight.abs().max() <= most:
             raise ValueError(
                 f"weight {name!r} reaches {float(weight.abs().max()):.3g}, but {most:.3g} is the most that can be "

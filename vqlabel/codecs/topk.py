@@ -24,10 +24,12 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel import _native
+from vqlabel.arguments import check_word
 from vqlabel.codecs.base import Codec, Read
-from vqlabel.codecs.checks import check_logits, check_rows, check_setting, check_settings, claimed, code_dtype
-from vqlabel.codecs.values import MOST, SCALE_BYTES, half_bytes, halves, scaled, scaled_bytes
+from vqlabel.codecs.checks import check_logits, check_rows, check_setting, check_settings, claimed
+from vqlabel.codecs.values import LARGEST_HALF, SCALE_BYTES, half_bytes, halves, scaled, scaled_bytes
 from vqlabel.errors import Corrupt
+from vqlabel.reference import code_dtype
 from vqlabel.side import Side
 
 TAILS = ("drop", "uniform")
@@ -56,9 +58,8 @@ class TopK(Codec):
         self.k, self.tail, self.values = operator.index(k), tail, values
         if not 1 <= self.k <= classes:
             raise ValueError(f"k must be 1 to {classes}, the number of classes, got {k}")
-        for name, value, allowed in (("tail", tail, TAILS), ("values", values, VALUES)):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        check_word("tail", tail, TAILS)
+        check_word("values", values, VALUES)
 
     @property
     def id_bits(self) -> int:
@@ -111,7 +112,7 @@ class TopK(Codec):
         # Measured against the values as decoded, so that their rounding does not shift mass to or from the tail.
         decoded = self._decoded(values).to(centred.device).double().logsumexp(1, keepdim=True)
         level = rest - kept + decoded - math.log(max(self.classes - self.k, 1))
-        return level.clamp(min=-MOST).float()  # no classes are left, or none that will ever count
+        return level.clamp(min=-LARGEST_HALF).float()  # no classes are left, or none that will ever count
 
     def decode(self, rows: NDArray[np.uint8], side: Side | None = None) -> torch.Tensor:
         """Logits: centred with a uniform tail, else as stored, DROPPED for the others; Corrupt for impossible ids."""

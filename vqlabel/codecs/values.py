@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-MOST = 65504.0  # the largest fp16
+LARGEST_HALF = 65504.0
 SCALE_BYTES = 4  # fp16 low, fp16 step
 
 
@@ -34,11 +34,16 @@ def scaled_bytes(values: torch.Tensor) -> NDArray[np.uint8]:
     lowest, highest = values.aminmax(dim=1, keepdim=True)
     low = lowest.half()
     span = (highest - low.float()).clamp(min=0)
-    step = (span / torch.full_like(span, 255)).half()  # by a tensor, as in check_logits
-    # The next fp16 where rounding made the step too small for 255 of them to reach; positive halves sort as integers.
-    step = torch.where(step.float() * 255 < span, (step.view(torch.int16) + 1).view(torch.float16), step)
+    step = half_step(span, 255)
     codes = ((values - low.float()) / step.float()).nan_to_num(0.0).round().clamp(0, 255)  # n / 0: a constant row
     return np.concatenate([_bytes(torch.cat([low, step], dim=1)), codes.to(torch.uint8).cpu().numpy()], axis=1)
+
+
+def half_step(span: torch.Tensor, count: int) -> torch.Tensor:
+    """The smallest fp16 of which `count` steps reach across each span, where there is one; spans are not negative."""
+    step = (span / torch.full_like(span, count)).half()  # by a tensor, as in check_logits
+    # The next fp16 where rounding made the step too small; positive halves sort as integers.
+    return torch.where(step.float() * count < span, (step.view(torch.int16) + 1).view(torch.float16), step)
 
 
 def scaled(rows: NDArray[np.uint8]) -> torch.Tensor:
@@ -56,10 +61,11 @@ def _bytes(halves: torch.Tensor) -> NDArray[np.uint8]:
 def _check_range(values: torch.Tensor) -> None:
     lowest, highest = values.aminmax(dim=1)
     magnitude = torch.maximum(-lowest, highest)
-    beyond = (magnitude > MOST).nonzero()
+    beyond = (magnitude > LARGEST_HALF).nonzero()
     if len(beyond):
         row = int(beyond[0])
         raise ValueError(
-            f"row {row} has a logit of magnitude {float(magnitude[row]):g} after centring, but fp16 ends at {MOST:g}; "
-            "divide all logits by a constant, and the temperatures with them, or clip what the teacher says"
+            f"row {row} has a logit of magnitude {float(magnitude[row]):g} after centring, but fp16 ends at "
+            f"{LARGEST_HALF:g}; divide all logits by a constant, and the temperatures with them, or clip what the "
+            "teacher says"
         )

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from vqlabel import _native
 from vqlabel.codecs.base import Codec, Read
-from vqlabel.codecs.checks import check_logits, check_rows, check_settings, check_side, claimed, code_dtype
+from vqlabel.codecs.checks import check_logits, check_rows, check_settings, check_side, claimed
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.search import Search
 from vqlabel.codecs.stored import restore, store
 from vqlabel.errors import Corrupt
+from vqlabel.reference import code_dtype
 from vqlabel.side import Side
 
 

@@ -62,7 +62,7 @@ def train(
         return search, decoder, codes
     before = mean_kl(decoder, sample, codes, temperatures)
     trainer = Trainer(search, decoder, foundation, temperatures, before, seed)
-    rows = trainer.watched(batches(sample.total, BATCH, steps, sample.ranks, seed))
+    rows = trainer.watched(batches(sample.total, steps, sample.ranks, seed))
     descend(trainer.parameters(), trainer.loss, rows, steps=steps, rate=RATE, ranks=sample.ranks)
     found = trainer.search()
     with torch.no_grad():

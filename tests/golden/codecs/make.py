@@ -6,6 +6,7 @@ Every number is counted, never drawn or fitted. `make golden` writes files that 
 from __future__ import annotations
 
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqlabel import LabelFile
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.vq import VQ
@@ -21,6 +21,7 @@ from vqlabel.replay import Parameters, ReplayRecipe
 from vqlabel.side import SideInformation
 
 FOLDER = Path(__file__).parent
+FILES = runpy.run_path(str(FOLDER.parent / "make.py"))  # what writes every golden file
 EXPECTED = "x.logits"  # float32 [N, C]
 CLASSES, IMAGES, EPOCHS, SIDE = 6, 5, 4, 16
 RECIPE = ReplayRecipe(seed=11, images=IMAGES, height=24, width=20, size=SIDE, cutmix=0.4, mixup=0.3)
@@ -78,16 +79,9 @@ def write(name: str, path: str | os.PathLike[str]) -> None:
         "epochs": EPOCHS,
         "images": IMAGES,
         "replay": {"recipe": RECIPE.to_json(), "draws": DRAWS},
-        "created_by": "vqlabel 0.1.0",
     }
-    sizes = {"rows": len(rows), "row_bytes": rows.shape[1]}
-    with LabelFile.create(path, **sizes, tensors=tensors, metadata=metadata) as writer:
-        writer.write(0, rows)
+    FILES["write_parts"]({"rows": rows, "tensors": tensors, "metadata": metadata}, path)
 
 
 if __name__ == "__main__":
-    for name in CODECS:
-        target = FOLDER / f"{name}.safetensors"
-        if not target.exists():
-            write(name, target)
-            print(f"wrote {target}")
+    FILES["write_missing"](FOLDER, CODECS, write)
