@@ -39,16 +39,15 @@ std::vector<size_t> checked_sizes(const py::object& sizes, py::ssize_t width) {
 
 // A new array of codes and, without the lock, work with a pointer to it: uint8 codes up to 256 words, uint16 above.
 template <class Work>
-py::array new_codes(py::ssize_t rows, size_t columns, size_t words, const Work& work) {
-    const auto count = static_cast<py::ssize_t>(columns);
+py::array new_codes(const std::vector<py::ssize_t>& shape, size_t words, const Work& work) {
     if (words <= 256) {
-        py::array_t<uint8_t> codes({rows, count});
+        py::array_t<uint8_t> codes(shape);
         auto* target = codes.mutable_data();
         py::gil_scoped_release unlocked;
         work(target);
         return std::move(codes);
     }
-    py::array_t<uint16_t> codes({rows, count});
+    py::array_t<uint16_t> codes(shape);
     auto* target = codes.mutable_data();
     py::gil_scoped_release unlocked;
     work(target);
@@ -67,7 +66,7 @@ py::array nearest_array(const py::object& h_in, const py::object& books_in, cons
     const size_t words = checked_words(books.shape(0), "books");
     const std::vector<size_t> sizes = checked_sizes(sizes_in, width);
     const auto *rows = static_cast<const float*>(h.data()), *table = static_cast<const float*>(books.data());
-    return new_codes(h.shape(0), sizes.size(), words, [&](auto* codes) {
+    return new_codes({h.shape(0), static_cast<py::ssize_t>(sizes.size())}, words, [&](auto* codes) {
         nearest(rows, static_cast<size_t>(h.shape(0)), table, words, sizes, static_cast<size_t>(width), codes,
                 static_cast<size_t>(threads));
     });
@@ -91,7 +90,7 @@ py::array additive_search_array(const py::object& dots_in, const py::object& gra
     }
     const auto *scores = static_cast<const float*>(dots.data()), *products = static_cast<const float*>(gram.data());
     const auto books = static_cast<size_t>(count);
-    return new_codes(dots.shape(0), books, words, [&](auto* codes) {
+    return new_codes({dots.shape(0), beam, count}, words, [&](auto* codes) {
         additive_search(scores, static_cast<size_t>(dots.shape(0)), products, books, words, static_cast<size_t>(beam),
                         codes, static_cast<size_t>(threads));
     });

@@ -151,8 +151,8 @@ class BeamSearch {
           codes_(beam * books),
           next_(beam * books) {}
 
-    // The codes of the best choice; valid until the next call. dots [M, K], gram [M, M, K, K].
-    const uint16_t* operator()(const float* dots, const float* gram) {
+    // Codes [found, M] of the best choices, best first; valid until the next call. dots [M, K], gram [M, M, K, K].
+    const uint16_t* operator()(const float* dots, const float* gram, size_t* found) {
         size_t live = 1;
         scores_[0] = 0;
         for (size_t m = 0; m < books_; ++m) {
@@ -167,6 +167,7 @@ class BeamSearch {
             }
             live = keep_best(m);
         }
+        *found = live;
         return codes_.data();
     }
 
@@ -196,7 +197,8 @@ class BeamSearch {
     float scores_[kMaxBeam];
 };
 
-// codes [rows, M] of the best choice that a beam finds, for dots [rows, M, K] and gram [M, M, K, K].
+// codes [rows, beam, M] of the best choices that a beam finds, best first, for dots [rows, M, K] and gram [M, M, K, K].
+// Where fewer are possible the last of them fills up the row.
 template <class Code>
 void additive_search(const float* dots, size_t rows, const float* gram, size_t books, size_t words, size_t beam,
                      Code* codes, size_t threads) {
@@ -206,8 +208,13 @@ void additive_search(const float* dots, size_t rows, const float* gram, size_t b
     for_row_ranges(rows, threads, [&](size_t begin, size_t end) {
         BeamSearch& search = searches[taken++];
         for (size_t row = begin; row < end; ++row) {
-            const uint16_t* found = search(dots + row * books * words, gram);
-            for (size_t m = 0; m < books; ++m) codes[row * books + m] = static_cast<Code>(found[m]);
+            size_t found = 0;
+            const uint16_t* best = search(dots + row * books * words, gram, &found);
+            Code* target = codes + row * beam * books;
+            for (size_t entry = 0; entry < beam; ++entry) {
+                const uint16_t* choice = best + std::min(entry, found - 1) * books;
+                for (size_t m = 0; m < books; ++m) *target++ = static_cast<Code>(choice[m]);
+            }
         }
     });
 }

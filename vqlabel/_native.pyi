@@ -52,12 +52,13 @@ def nearest(
 def additive_search(
     dots: NDArray[np.float32], gram: NDArray[np.float32], beam: int, *, threads: int = 1
 ) -> NDArray[Any]:
-    """Codes [N, M], one word of each book, that maximise the sum of dots less that of gram over all pairs of books.
+    """Choices [N, beam, M] of a word of each book that maximise the sum of dots less that of gram over pairs of books.
 
     dots [N, M, K] is 2 x.b - |b|^2 for each word b; gram [M, M, K, K] is 2 b.b' for the words of book i and those of
-    book j > i (the rest is ignored). The search keeps the `beam` (1 to 64) best choices after each book in turn; among
-    equals the earlier of the beam, then the lower code. A score of minus infinity or not a number is never kept; code 0
-    if all are. Codes are uint8 up to 256 words, uint16 above.
+    book j > i (the rest is ignored). The search keeps the `beam` (1 to 64) best choices after each book in turn, best
+    first; among equals the earlier of the beam, then the lower code. Where fewer are possible the last of them is
+    repeated. A score of minus infinity or not a number is never kept; code 0 if all are. Codes are uint8 up to 256
+    words, uint16 above.
     """
 
 def class_prior(

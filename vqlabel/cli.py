@@ -66,6 +66,7 @@ def _add_fit_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--like", metavar="FILE", help="label file whose recipe and image classes hold here too")
     group.add_argument("--temperatures", type=_numbers, metavar="T,T", help="temperatures of the students (20)")
     group.add_argument("--form", choices=("auto", "product", "residual", "vqae"), help="layout of the books")
+    group.add_argument("--beam", type=int, help="codes weighed for a label, 1 to 64: fewer are quicker and worse (64)")
     group.add_argument("--effort", type=float, help="time to spend, against the usual 1")
     group.add_argument("--seed", type=int, help="of everything random (0)")
     group.add_argument("--rows", type=int, help="rows to fit on (100000)")

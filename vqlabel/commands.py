@@ -26,7 +26,7 @@ from vqlabel.sources import Source, open_source
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
 
-FIT_OPTIONS = ("bytes", "max_kl", "prior", "like", "temperatures", "form", "effort", "seed", "rows")
+FIT_OPTIONS = ("bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "effort", "seed", "rows")
 DECODED_AT_ONCE = 2**22  # logits
 
 

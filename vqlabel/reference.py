@@ -58,13 +58,14 @@ def nearest(h: NDArray[np.float32], books: NDArray[np.float32], sizes: Any) -> N
 
 
 def additive_search(dots: NDArray[np.float32], gram: NDArray[np.float32], beam: int) -> NDArray[Any]:
-    """Codes [N, M]: the best that a beam finds of score(c) = sum dots[m, c_m] - sum over i < j of gram[i, j, c_i, c_j].
+    """Codes [N, beam, M]: what a beam finds of score(c) = sum dots[m, c_m] - sum over i < j of gram[i, j, c_i, c_j].
 
-    >>> additive_search(np.array([[[1, 0], [1, 0]]], np.float32), np.full((2, 2, 2, 2), [1, 0], np.float32), 4)
-    array([[0, 0]], dtype=uint8)
+    >>> additive_search(np.array([[[1, 0], [1, 0]]], np.float32), np.full((2, 2, 2, 2), [1, 0], np.float32), 2)
+    array([[[0, 0],
+            [0, 1]]], dtype=uint8)
     """
     N, M, K = dots.shape
-    codes = np.zeros((N, M), code_dtype((K - 1).bit_length()))
+    codes = np.zeros((N, beam, M), code_dtype((K - 1).bit_length()))
     for row in range(N):
         scores, chosen = np.zeros(1, np.float32), np.zeros((1, 0), np.int64)
         for m in range(M):
@@ -74,7 +75,7 @@ def additive_search(dots: NDArray[np.float32], gram: NDArray[np.float32], beam: 
             totals = np.where(totals > -np.inf, totals, -np.inf).ravel()
             best = np.argsort(-totals, kind="stable")[: min(beam, max(1, (totals > -np.inf).sum()))]
             scores, chosen = totals[best], np.concatenate([chosen[best // K], best[:, None] % K], axis=1)
-        codes[row] = chosen[0]
+        codes[row] = chosen[np.minimum(np.arange(beam), len(chosen) - 1)]
     return codes
 
 

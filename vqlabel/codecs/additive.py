@@ -45,18 +45,19 @@ class AdditiveSearch:
             self._gram = pairs.permute(0, 2, 1, 3).contiguous().numpy()
 
     def codes(self, points: torch.Tensor, beam: int) -> torch.Tensor:
-        """Codes int64 [n, G] of points [n, R]."""
+        """Codes int64 [n, G] of points [n, R]: the best that a beam finds."""
+        return torch.cat([self.choices(block, beam)[:, 0] for block in torch.split(points, BLOCK)])
+
+    def choices(self, points: torch.Tensor, beam: int) -> torch.Tensor:
+        """All that a beam finds for points [n, R]: int64 [n, beam, G], best first. Of a single book, the best alone."""
         G, K, R = self.shape
+        here = points.cpu().contiguous()
         if G == 1:
-            words = self._flat.numpy()
-            found = _native.nearest(points.cpu().contiguous().numpy(), words, [R], threads=threads())
-            return torch.from_numpy(found.astype(np.int64)).to(points.device)
-        codes = []
-        for block in torch.split(points.cpu(), BLOCK):
-            dots = torch.addmm(-self._norms, block, self._flat.T, alpha=2).view(-1, G, K)
+            found = _native.nearest(here.numpy(), self._flat.numpy(), [R], threads=threads())[:, None]
+        else:
+            dots = torch.addmm(-self._norms, here, self._flat.T, alpha=2).view(-1, G, K)
             found = _native.additive_search(dots.numpy(), self._gram, beam, threads=threads())
-            codes.append(torch.from_numpy(found.astype(np.int64)))
-        return torch.cat(codes).to(points.device)
+        return torch.from_numpy(found.astype(np.int64)).to(points.device)
 
 
 def check_words(G: int, K: int) -> None:

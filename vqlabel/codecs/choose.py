@@ -14,7 +14,7 @@ MAX_HIDDEN = 160
 # Bytes of all tables a class that the hidden layer may fill up, for rows without and with a network as prior.
 BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 755}
 # Residual books that would take more than this share of it say nothing of the dimensions beyond NARROW.
-BOOK_SHARE, NARROW = 0.3, 48
+BOOK_SHARE, NARROW = 0.3, 40
 
 
 def choose_width(foundation: Foundation, options: FitOptions) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from vqlabel.codecs.additive import fit_additive
 from vqlabel.codecs.choose import choose_layout, choose_width
+from vqlabel.codecs.closest import Closest
 from vqlabel.codecs.descend import bounded
 from vqlabel.codecs.foundation import Foundation, Say, build
 from vqlabel.codecs.kmeans import kmeans
@@ -17,7 +18,7 @@ from vqlabel.codecs.layout import Layout
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.refit import refit
-from vqlabel.codecs.sample import Sample
+from vqlabel.codecs.sample import BLOCK, Sample
 from vqlabel.codecs.search import Search
 from vqlabel.codecs.values import LARGEST_HALF
 from vqlabel.codecs.vq import VQ
@@ -26,7 +27,7 @@ from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 
 REFIT_STEPS, REFIT_PASSES = 2000, 64
-REFIT_RATE = 0.03
+REFIT_RATE, SECOND_RATE = 0.03, 0.02
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # bytes that max_kl chooses from
 
 
@@ -62,17 +63,42 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
     say(f"{layout.G} {layout.form} books of {layout.K}")
     books = _books(foundation.points, layout, ranks, options.seed)
     prior = copy.deepcopy(foundation.prior)
-    search = Search(layout, foundation.spectrum.mean, foundation.basis, books, foundation.spread, prior)
+    mean, basis = foundation.spectrum.mean, foundation.basis
+    search = Search(layout, mean, basis, books, foundation.spread, prior, beam=options.beam)
     decoder = Decoder(foundation.sample.classes, layout, shape)
     _start(decoder, foundation, books, options.seed)
     steps = round(STEPS * options.effort) if options.form == "vqae" else 0
     say("encoder, books and decoder" if steps else "codes")
     search, decoder, codes = train(search, decoder, foundation, options.temperatures, steps=steps, seed=options.seed)
-    say("refit")
     steps = bounded(round(REFIT_STEPS * options.effort), REFIT_PASSES, foundation.sample.total)
     if steps:
-        refit(decoder, foundation.sample, codes, options.temperatures, steps=steps, rate=REFIT_RATE, seed=options.seed)
+        _refit(search, decoder, foundation, codes, options, steps, say)
     return VQ(foundation.sample.classes, layout, decoder, shape, search)
+
+
+def _refit(
+    search: Search,
+    decoder: Decoder,
+    foundation: Foundation,
+    codes: torch.Tensor,
+    options: FitOptions,
+    steps: int,
+    say: Say,
+) -> None:
+    """Fit the decoder to the codes; where rows had a choice of them let it choose, and fit it to what it chose."""
+    sample, temperatures, seed = foundation.sample, options.temperatures, options.seed
+    say("refit")
+    refit(decoder, sample, codes, temperatures, steps=steps, rate=REFIT_RATE, seed=seed)
+    if search.chooses:
+        say("closer codes")
+        closest, points = Closest(decoder), torch.split(foundation.points, BLOCK)
+        chosen = [
+            closest.choose(search.choices(part), logits, side)
+            for part, (logits, side) in zip(points, sample.blocks(), strict=False)  # a rank may have none
+        ]
+        say("refit to them")
+        codes = torch.cat(chosen) if chosen else codes
+        refit(decoder, sample, codes, temperatures, steps=steps // 2, rate=SECOND_RATE, seed=seed + 1)
 
 
 def _books(points: torch.Tensor, layout: Layout, ranks: Ranks, seed: int) -> torch.Tensor:

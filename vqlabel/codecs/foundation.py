@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 PRIOR_PASSES = 16
 PRIOR_RATE, PRIOR_DECAY = 0.1, 0.1
 PRIOR_STEPS = {"classes": 800, "replay": 3000, "image": 3000}
-PRIOR_WIDTH = {"classes": 48, "replay": 64, "image": 64}
+PRIOR_WIDTH = {"classes": 40, "replay": 64, "image": 64}
 
 
 @dataclass

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from vqlabel import _native
-from vqlabel.codecs.checks import check_side
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.priors import ClassPrior, make_prior
 from vqlabel.codecs.stored import rounded
@@ -49,7 +48,6 @@ class Decoder(nn.Module):
     def guess(self, side: Side | None, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """h0 [B, R] and spread [B, 1]; zeros and ones without a prior."""
         h0 = self.weight.new_zeros(rows, self.layout.width)
-        check_side(side, self.shape, rows)
         if self.prior is None or side is None:
             return h0, h0.new_ones(rows, 1)
         if isinstance(self.prior, ClassPrior) and self.bias.is_cpu and not torch.is_grad_enabled():
@@ -59,12 +57,16 @@ class Decoder(nn.Module):
         # The prior speaks of the leading dimensions; nothing is known of the others.
         return nn.functional.pad(found, (0, h0.shape[1] - found.shape[1])), self.spread[side.regime, None]
 
-    def expand(self, h: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of latent vectors [B, R]."""
+    def inputs(self, h: torch.Tensor) -> torch.Tensor:
+        """What W is applied to [B, R + H], or without its linear part [B, H]."""
         parts = [h] if self.layout.linear else []
         if self.layout.hidden:
             parts.append(nn.functional.gelu(torch.addmm(self.inner_bias, h, self.inner.T)))
-        return torch.addmm(self.bias, torch.cat(parts, 1), self.weight.T)
+        return torch.cat(parts, 1)
+
+    def expand(self, h: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] of latent vectors [B, R]."""
+        return torch.addmm(self.bias, self.inputs(h), self.weight.T)
 
     def forward(self, codes: torch.Tensor, side: Side | None = None) -> torch.Tensor:
         """Logits [B, C] of codes [B, G], int64."""

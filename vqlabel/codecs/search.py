@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from vqlabel.codecs.priors import make_prior
 from vqlabel.codecs.stored import restore
 from vqlabel.side import REGIMES, Side
 
-BEAM = 16
+MAX_BEAM = 64
+FIRST_BEAM = 16  # of the codes that the decoder is first fitted to
 
 
 class Encoder(nn.Module):
@@ -52,6 +54,7 @@ class Search:
     spread: torch.Tensor  # [REGIMES]
     prior: nn.Module | None
     encoder: Encoder | None = None
+    beam: int = 64  # rows of codes of which the decoder then takes the closest
 
     def points(self, logits: torch.Tensor, side: Side | None) -> torch.Tensor:
         """What the books have to say [B, R]: the latent vector less the prior's guess, over the spread."""
@@ -72,8 +75,19 @@ class Search:
         if layout.G == 0:
             return torch.zeros(len(points), 0, dtype=torch.int64, device=points.device)
         if layout.form == "residual":
-            return self._additive.codes(points, BEAM)
+            return self._additive.codes(points, FIRST_BEAM)
         return search_product(points, self.books, layout)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether `choices` has several for a row."""
+        return self.layout.G > 1 and self.layout.form == "residual"
+
+    def choices(self, points: torch.Tensor) -> torch.Tensor:
+        """The best rows of codes int64 [B, n, G] of points [B, R], best first: many of additive books, else one."""
+        if self.chooses:
+            return self._additive.choices(points, self.beam)
+        return self.codes(points)[:, None]
 
     @cached_property
     def _additive(self) -> AdditiveSearch:
@@ -82,6 +96,7 @@ class Search:
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything, in float32, under names that begin with "search."."""
         named = {"mean": self.mean, "basis": self.basis, "books": self.books, "spread": self.spread}
+        named["beam"] = torch.tensor([float(self.beam)])
         if self.prior is not None:
             named |= {f"prior.{name}": weight for name, weight in self.prior.state_dict().items()}
         if self.encoder is not None:
@@ -96,7 +111,8 @@ class Search:
         except KeyError:
             hidden = 0
         sizes: dict[str, tuple[int, ...]] = {
-            "mean": (classes,), "basis": (classes, layout.width), "books": layout.book_shape, "spread": (REGIMES,)
+            "mean": (classes,), "basis": (classes, layout.width), "books": layout.book_shape, "spread": (REGIMES,),
+            "beam": (1,),
         }  # fmt: skip
         with torch.device("meta"):  # sizes that a file claims take no memory before its tensors bear them out
             prior = make_prior(shape) if shape else None
@@ -112,14 +128,30 @@ class Search:
                 own = {key.removeprefix(name): weight for key, weight in weights.items() if key.startswith(name)}
                 part.load_state_dict(own, assign=True)
                 part.requires_grad_(False)
-        return cls(layout, weights["mean"], weights["basis"], weights["books"], weights["spread"], prior, encoder)
+        beam = min(max(int(weights.pop("beam")), 1), MAX_BEAM)
+        named = {name: weights[name] for name in ("mean", "basis", "books", "spread")}
+        return cls(layout, **named, prior=prior, encoder=encoder, beam=beam)
 
 
 def search_product(points: torch.Tensor, books: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Codes [n, G] of points [n, R] for books [R, K]: the nearest codeword of each book in its own dimensions."""
     order = torch.argsort(torch.tensor(layout.owner), stable=True)
     sizes = np.bincount(layout.owner, minlength=layout.G)
+    if points.is_cuda and sizes.max() <= 256 and find_spec("triton"):
+        from vqlabel.kernels.search import nearest
+
+        codes: torch.Tensor = nearest(*padded(points, books, layout))
+        return codes.long()
     ordered = points.cpu()[:, order].contiguous().numpy()
     words = books.cpu()[order].T.contiguous().numpy()
     found = _native.nearest(ordered, words, sizes, threads=threads())
     return torch.from_numpy(found.astype(np.int64)).to(points.device)
+
+
+def padded(points: torch.Tensor, books: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points [n, G, D] and books [G, K, D]: where a book owns fewer than D dimensions, both are 0 in the others."""
+    owner = torch.tensor(layout.owner)
+    owned = torch.split(torch.argsort(owner, stable=True), torch.bincount(owner).tolist())
+    columns = nn.utils.rnn.pad_sequence(list(owned), batch_first=True, padding_value=layout.width).to(points.device)
+    points, words = nn.functional.pad(points, (0, 1)), nn.functional.pad(books.to(points.device).T, (0, 1))
+    return points[:, columns], words[:, columns].transpose(0, 1).contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from vqlabel import _native
 from vqlabel.codecs.base import Codec, Read
 from vqlabel.codecs.checks import check_logits, check_rows, check_settings, check_side, claimed
+from vqlabel.codecs.closest import Closest
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.search import Search
@@ -88,8 +90,13 @@ class VQ(Codec):
         assert self.search is not None
         centred = check_logits(logits, self.classes)
         check_side(side, self.shape, len(centred))
-        codes = self.search.codes(self.search.points(centred, side))
+        choices = self.search.choices(self.search.points(centred, side))
+        codes = self._closest.choose(choices, centred, side)
         return _native.pack(codes.cpu().numpy().astype(code_dtype(self.layout.nbits)), self.layout.nbits)
+
+    @cached_property
+    def _closest(self) -> Closest:
+        return Closest(self.decoder)
 
     def decode(self, rows: NDArray[np.uint8], side: Side | None = None) -> torch.Tensor:
         """Logits float32 [B, C], on the device of the decoder."""
@@ -98,6 +105,7 @@ class VQ(Codec):
 
     def decode_codes(self, codes: NDArray[Any], side: Side | None = None) -> torch.Tensor:
         """Logits float32 [B, C] of codes [B, G]."""
+        check_side(side, self.shape, len(codes))
         device = self.decoder.bias.device
         with torch.no_grad():
             numbers = torch.from_numpy(codes.astype(np.int64)).to(device)
