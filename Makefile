@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SUITE ?= tests
 
-.PHONY: test lint format bench asan golden clean
+.PHONY: test lint format bench bench-gpu asan golden clean
 
 test: $(READY)
 	$(BIN)/pytest $(SUITE)
@@ -25,14 +25,23 @@ bench: $(READY)
 	$(BIN)/pytest benchmarks --benchmark-only --record
 	$(BIN)/python -m benchmarks.table
 
+# The kernels, on a machine with a GPU and with whichever Python there has vqlabel and a torch for it.
+bench-gpu:
+	$(PYTHON) -m pytest benchmarks/bench_search.py benchmarks/bench_decode.py benchmarks/bench_loss.py \
+	    --benchmark-only --record
+	$(PYTHON) -m benchmarks.table
+
 # The native tests once more, with every access and every shift checked.
 asan: $(READY)
-	rm -rf build/asan
-	CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	rm -rf build
+	CXXFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	    LDFLAGS="-fsanitize=address,undefined" \
 	    $(BIN)/pip install -q --no-deps --no-build-isolation --target build/asan .
+	nm -D build/asan/vqlabel/_native*.so | grep -q __asan_init  # or nothing below would check anything
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan PYTHONMALLOC=malloc \
-	    $(BIN)/pytest -p no:cacheprovider tests/test_native.py tests/test_replay.py tests/test_search.py
+	    $(BIN)/pytest -p no:cacheprovider tests/test_native.py tests/test_native_decode.py tests/test_replay.py \
+	    tests/test_search.py
 
 # Writes golden files that are missing; never touches one that exists.
 golden: $(READY)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 
 import vqlabel
+from benchmarks.gpu import HAS_GPU, gpu
 from benchmarks.race import RECORDS
 from benchmarks.table import lines
 from vqlabel import _native
@@ -32,8 +34,9 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         terminalreporter.write_line(line)
     if config.getoption("--record") and exitstatus == 0 and RECORDS:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{datetime.date.today().isoformat()}-cpu.json"
-        path.write_text(json.dumps({"machine": machine(), "records": RECORDS}, indent=1) + "\n")
+        found = machine()
+        path = RESULTS / f"{found['date']}-{slug(found.get('gpu', 'cpu'))}.json"
+        path.write_text(json.dumps({"machine": found, "records": RECORDS}, indent=1) + "\n")
         terminalreporter.write_line(f"kept as {path.relative_to(Path.cwd())}")
 
 
@@ -48,8 +51,22 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "vqlabel": vqlabel.__version__,
         "numpy": np.__version__,
-        "faiss": faiss.__version__,
+        "faiss": version("faiss-cpu"),
+        **(gpu() if HAS_GPU else {}),
     }
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def version(package: str) -> str:
+    """Version of a package; its rivals are skipped where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def cpu_name() -> str:

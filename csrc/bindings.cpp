@@ -3,6 +3,7 @@
 
 namespace vqlabel {
 void bind_bitpack(pybind11::module_& m);
+void bind_decode(pybind11::module_& m);
 void bind_replay(pybind11::module_& m);
 void bind_search(pybind11::module_& m);
 }  // namespace vqlabel
@@ -10,6 +11,7 @@ void bind_search(pybind11::module_& m);
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
     m.doc() = "The fast half of vqlabel. See vqlabel/_native.pyi.";
     vqlabel::bind_bitpack(m);
+    vqlabel::bind_decode(m);
     vqlabel::bind_replay(m);
     vqlabel::bind_search(m);
 }

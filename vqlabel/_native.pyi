@@ -76,6 +76,44 @@ def class_prior(
     IndexError; `out` then holds some of the rows.
     """
 
+class Decoder:
+    """What turns rows of codec `vq` into labels; vqlabel/native_decode.py makes one of the tensors of a file.
+
+    sizes are G, nbits and R. books are float32 [G K, R], or with owner, the book of each dimension, [R, K]. A layer is
+    (numbers int8 [planes, outputs, inputs], scale float32 [planes, outputs], bias float32 [outputs]): its weights are
+    the sum of scale * numbers over the planes, and its inputs are rounded to 16 bits. So labels are near those of
+    vqlabel/reference.py, and the same bits on every processor. output sees h [R], then the hidden layer that `inner`
+    makes of h; with as many inputs as the hidden layer has outputs, it sees that alone.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, int, int],
+        books: NDArray[np.float32],
+        owner: NDArray[np.int64] | None,
+        output: tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]],
+        inner: tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]] | None = None,
+    ) -> None: ...
+    def takes_tables(self, has_h0: bool) -> bool:
+        """Say whether rows are summed from tables of logits, made at the first call, or go through the layers."""
+
+    def decode(
+        self,
+        rows: NDArray[np.uint8],
+        out: NDArray[np.float32] | NDArray[np.float16],
+        *,
+        output: str = "probs",
+        temperature: float = 1.0,
+        h0: NDArray[np.float32] | None = None,
+        spread: NDArray[np.float32] | None = None,
+        threads: int = 1,
+    ) -> NDArray[Any]:
+        """Fill out [B, C] with `probs` or `log_probs` of logits / temperature, or `logits`, of packed rows.
+
+        h0 [B, R] and spread [B] are 0 and 1 without a prior. A row whose h0 holds an infinity or no number becomes no
+        numbers. What float16 cannot hold is a ValueError; `out` then holds some of the rows.
+        """
+
 def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
     """Philox4x32-10: four draws [B, 4] for each counter [B, 4]."""
 
