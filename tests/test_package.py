@@ -113,7 +113,7 @@ def test_versions_agree() -> None:
 
 def test_public_names_are_these() -> None:
     errors = ["Corrupt", "FormatError", "NewerVersion", "NotALabelFile", "Truncated", "Unfinished"]
-    assert sorted(vqlabel.__all__) == sorted([*errors, "LabelEncoder", "LabelFile", "__version__"])
+    assert sorted(vqlabel.__all__) == sorted([*errors, "LabelDecoder", "LabelEncoder", "LabelFile", "__version__"])
     assert all(hasattr(vqlabel, name) for name in vqlabel.__all__)
 
 
@@ -126,7 +126,7 @@ LAYERS = [
     ("codecs.base", "codecs.layout", "codecs.options", "codecs.sample", "codecs.values"),
     ("codecs.checks", "codecs.descend", "codecs.kmeans", "codecs.priors", "codecs.spectrum", "codecs.stored"),
     ("codecs.additive", "codecs.model", "codecs.raw", "codecs.topk"),
-    ("codecs.foundation", "codecs.search"),
+    ("codecs.closest", "codecs.foundation", "codecs.search"),
     ("codecs.vq",),
     ("codecs",),
     ("measure",),
@@ -142,6 +142,11 @@ LAYERS = [
     ("writer",),
     ("creation",),
     ("inspection", "sampling", "scene", "streams"),
+    ("images", "native_decode", "wanted"),
+    ("keys", "originals", "paths", "sampler"),
+    ("packed",),
+    ("decoder", "losses"),
+    ("data",),
     ("encoding", "source_files"),
     ("compare", "encoder"),
     ("commands",),

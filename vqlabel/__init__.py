@@ -11,11 +11,13 @@ from vqlabel.errors import Corrupt, FormatError, NewerVersion, NotALabelFile, Tr
 from vqlabel.file import LabelFile
 
 if TYPE_CHECKING:
+    from vqlabel.decoder import LabelDecoder
     from vqlabel.encoder import LabelEncoder
 
 __all__ = [
     "Corrupt",
     "FormatError",
+    "LabelDecoder",
     "LabelEncoder",
     "LabelFile",
     "NewerVersion",
@@ -28,8 +30,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs torch, imported when it is asked for."""
-    if name != "LabelEncoder":
-        raise AttributeError(f"module 'vqlabel' has no attribute {name!r}")
-    from vqlabel.encoder import LabelEncoder
+    if name == "LabelDecoder":
+        from vqlabel.decoder import LabelDecoder
 
-    return LabelEncoder
+        return LabelDecoder
+    if name == "LabelEncoder":
+        from vqlabel.encoder import LabelEncoder
+
+        return LabelEncoder
+    raise AttributeError(f"module 'vqlabel' has no attribute {name!r}")

@@ -39,7 +39,7 @@ class Closest:
         self, choices: torch.Tensor, h0: torch.Tensor, spread: torch.Tensor, wanted: torch.Tensor
     ) -> torch.Tensor:
         B, n, G = choices.shape
-        h = h0[:, None] + spread[:, None] * self.decoder.latent(choices.view(-1, G)).view(B, n, -1)
+        h = h0[:, None] + spread[:, None] * self.decoder.latent(choices.reshape(-1, G)).view(B, n, -1)
         x = self.decoder.inputs(h.view(B * n, -1))
         errors = (x @ self._gram * x).sum(1).view(B, n) - 2 * (x.view(B, n, -1) @ wanted[:, :, None])[:, :, 0]
         return choices[torch.arange(B, device=choices.device), errors.argmin(1)]

@@ -1,0 +1,153 @@
+"""ReplaySampler: each row of an epoch once, shared out evenly, gone on with where it stopped, whoever drives it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from decoder_parts import marked, marked_rows
+
+from vqlabel import LabelDecoder
+from vqlabel.data import DistilledDataset, ReplaySampler
+
+N, EPOCHS = 23, 4
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> LabelDecoder:
+    """Decoder of 4 epochs of 23 images whose labels say their rows."""
+    return marked(tmp_path / "labels", N, EPOCHS)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 30])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_ranks_share_an_epoch_as_distributed_sampler_does(decoder: LabelDecoder, world: int, drop_last: bool) -> None:
+    for rank in range(world):
+        options: dict[str, Any] = {"shuffle": False, "drop_last": drop_last}
+        theirs: Any = torch.utils.data.DistributedSampler(range(N), world, rank, **options)  # type: ignore[arg-type]
+        ours = ReplaySampler(decoder, rank=rank, world=world, **options)
+        ours.set_epoch(2)
+        if world <= N or not drop_last:  # theirs cannot leave out more than there is
+            assert list(ours) == [2 * N + image for image in theirs]
+            assert len(ours) == len(theirs)
+    shuffled = [list(ReplaySampler(decoder, rank=rank, world=world, drop_last=drop_last)) for rank in range(world)]
+    assert len({len(part) for part in shuffled}) == 1
+    seen = [row for part in shuffled for row in part]
+    assert len(set(seen)) == (N // world * world if drop_last else N)
+    data = DistilledDataset(torch.zeros(N, 1, 2, 2), decoder, augment_on=None)
+    for part in shuffled:
+        assert marked_rows(data.__getitems__(part).labels.logits()) == part
+
+
+def test_order_is_the_seeds_and_the_epochs(decoder: LabelDecoder) -> None:
+    one, same, other = ReplaySampler(decoder, seed=1), ReplaySampler(decoder, seed=1), ReplaySampler(decoder, seed=2)
+    assert list(one) == list(same)
+    assert sorted(one._rows()) == sorted(other) == list(range(N))
+    assert list(other._rows()) != list(one._rows())
+
+
+def test_an_epoch_beyond_the_file_is_an_error_unless_it_cycles(decoder: LabelDecoder) -> None:
+    sampler = ReplaySampler(decoder)
+    with pytest.raises(ValueError, match="epoch 4 is not in .*labels, which has 4 epochs of 23 images.*cycle=True"):
+        sampler.set_epoch(4)
+    with pytest.raises(ValueError, match="epoch must be a whole number from 0 .* got -1"):
+        sampler.set_epoch(-1)
+    again = ReplaySampler(decoder, cycle=True)
+    firsts = list(again)
+    again.set_epoch(EPOCHS)
+    assert sorted(again) == sorted(firsts)
+    assert list(again._rows()) != firsts
+    again.set_epoch(EPOCHS + 3)
+    assert min(again) == 3 * N
+
+
+def test_an_epoch_that_is_read_again_without_set_epoch_is_warned_about(decoder: LabelDecoder) -> None:
+    sampler = ReplaySampler(decoder)
+    list(sampler)
+    with pytest.warns(UserWarning, match=r"epoch 0 is read again: without sampler.set_epoch\(epoch\)"):
+        list(sampler)
+    sampler.set_epoch(1)
+    list(sampler)
+
+
+# Going on in the middle of an epoch
+
+
+@pytest.mark.parametrize(("world", "later"), [(1, 1), (2, 2), (3, 3), (4, 1), (2, 5)])
+@pytest.mark.parametrize("consumed", [0, 1, 4])
+def test_training_goes_on_where_it_stopped(decoder: LabelDecoder, world: int, later: int, consumed: int) -> None:
+    before, states = [], []
+    for rank in range(world):
+        sampler = ReplaySampler(decoder, seed=5, rank=rank, world=world)
+        sampler.set_epoch(2)
+        before += list(sampler)[:consumed]
+        states.append(pickle.loads(pickle.dumps(sampler.state_dict(consumed))))
+    assert all(state == states[0] for state in states)
+    after = []
+    for rank in range(later):
+        sampler = ReplaySampler(decoder, rank=rank, world=later)
+        sampler.load_state_dict(states[0])
+        sampler.set_epoch(2)  # a loop calls it, and loses nothing
+        rest = list(sampler)
+        assert len(rest) == len(sampler)
+        after += rest
+        sampler.set_epoch(3)
+        assert len(list(sampler)) == -(-N // later)
+    assert set(before) | set(after) == set(range(2 * N, 3 * N))
+    assert not set(before) & set(after)
+
+
+def test_a_state_can_be_taken_after_a_state(decoder: LabelDecoder) -> None:
+    sampler = ReplaySampler(decoder)
+    whole = list(sampler)
+    for start in (0, 5, 10, 15):
+        again = ReplaySampler(decoder)
+        again.load_state_dict(sampler.state_dict(5 if start else 0))
+        assert list(again) == whole[start:]
+        sampler = again
+    sampler.load_state_dict(sampler.state_dict(8))
+    assert (list(sampler), len(sampler)) == ([], 0)
+    with pytest.raises(ValueError, match="consumed must be a whole number from 0 to 0, got 1"):
+        sampler.state_dict(1)
+
+
+def test_a_state_of_another_set_is_refused(decoder: LabelDecoder) -> None:
+    sampler = ReplaySampler(decoder)
+    with pytest.raises(ValueError, match="the state is of 60 images, but the file has 23"):
+        sampler.load_state_dict({**sampler.state_dict(), "images": 60})
+    with pytest.raises(ValueError, match="epoch 9 is not in"):
+        sampler.load_state_dict({**sampler.state_dict(), "epoch": 9})
+    with pytest.raises(ValueError, match="rank must be a whole number from 0 to 1, got 2"):
+        ReplaySampler(decoder, rank=2, world=2)
+
+
+# What other loops do to a sampler
+
+
+def test_batches_that_accelerate_shares_out_are_those_of_the_epoch(decoder: LabelDecoder) -> None:
+    """BatchSamplerShard gives rank r every world-th batch, and hands set_epoch to batch_sampler.sampler."""
+    seen = []
+    for rank in range(2):
+        sampler = ReplaySampler(decoder, rank=0, world=1)
+        batches = torch.utils.data.BatchSampler(sampler, 4, drop_last=False)
+        given: Any = batches.sampler
+        given.set_epoch(1)
+        seen += [batch for number, batch in enumerate(batches) if number % 2 == rank]
+    assert sorted(row for batch in seen for row in batch) == list(range(N, 2 * N))
+
+
+def test_rows_that_lightning_shares_out_are_those_of_the_epoch(decoder: LabelDecoder) -> None:
+    """DistributedSamplerWrapper lists the sampler for each epoch and shares the list out by its own permutation."""
+    seen = []
+    for rank in range(2):
+        sampler = ReplaySampler(decoder, rank=0, world=1)
+        sampler.set_epoch(3)
+        listed = list(sampler)
+        wrapper: Any = torch.utils.data.DistributedSampler(listed, 2, rank)  # type: ignore[arg-type]
+        wrapper.set_epoch(3)
+        seen += [listed[place] for place in wrapper]
+    assert set(seen) == set(range(3 * N, 4 * N))
+    assert len(seen) == 24

@@ -1,0 +1,202 @@
+"""LabelDecoder: rows of a label file to labels, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from functools import cached_property
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from vqlabel.arguments import check_word
+from vqlabel.codecs import Codec, load_codec
+from vqlabel.errors import about
+from vqlabel.file import LabelFile, PathLike
+from vqlabel.keys import Keys
+from vqlabel.packed import PackedLabels
+from vqlabel.paths import BACKENDS, Path, choose_path
+from vqlabel.replay import ReplayRecipe
+from vqlabel.side import Side
+from vqlabel.wanted import Terms, Wanted
+
+_OPEN: WeakValueDictionary[str, LabelDecoder] = WeakValueDictionary()  # by what tells them apart in all processes
+
+
+class LabelDecoder:
+    """Labels of a label file, by row.
+
+    >>> decoder = LabelDecoder(path)                                      # doctest: +SKIP
+    >>> decoder(decoder.rows(epoch=3, images=[17, 4]), temperature=20)    # doctest: +SKIP
+    tensor([[...]])                                                       # probabilities [2, C]
+
+    In a training script let the loader's workers `read` packed rows, a few bytes each, and decode them where the
+    student is: `decoder.read(rows).to("cuda").probs(20)`; `vqlabel.data` has the pieces for a DataLoader.
+
+    `device` is where a call of the decoder itself decodes; nothing touches a GPU before. Each device takes its quickest
+    path: C++ on the CPU, Triton on CUDA; backend="reference" takes the slow one that all others are tested against. A
+    decoder pickles as the path of its file, so workers of any kind can have it.
+    """
+
+    def __init__(
+        self, path: PathLike, device: torch.device | str | None = None, *, backend: str = "auto", load: str = "auto"
+    ) -> None:
+        check_word("backend", backend, BACKENDS)
+        self._open(LabelFile(path, load=load), torch.device(device or "cpu"), backend, secrets.token_hex(8))
+        self._codec_here()  # a file that cannot be decoded says so now
+
+    def _open(self, file: LabelFile, device: torch.device, backend: str, token: str) -> None:
+        self.file, self.device, self.backend, self._token = file, device, backend, token
+        self._codec: Codec | None = None
+        self._paths: dict[torch.device, Path] = {}
+        self._lock = threading.Lock()
+        with about(file.path):
+            self._keys = Keys.of_file(file)
+        _OPEN[token] = self
+
+    @property
+    def name(self) -> tuple[Any, ...]:
+        """What another process needs to have this decoder, and this one to know it again."""
+        return self.file.__reduce__()[1], str(self.device), self.backend, self._token
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self.file.metadata["classes"])
+
+    @property
+    def images(self) -> int:
+        """Images of the set, and so rows of an epoch."""
+        return int(self.file.metadata.get("images", len(self)))
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs in the file."""
+        return len(self) // max(self.images, 1)
+
+    @cached_property
+    def recipe(self) -> ReplayRecipe | None:
+        """How the views of the set are drawn; None if the file does not say."""
+        replay = self.file.metadata.get("replay", {})
+        return ReplayRecipe.from_json(replay["recipe"]) if "recipe" in replay else None
+
+    @property
+    def bytes_per_label(self) -> float:
+        """Bytes of the whole file over its rows."""
+        return self.file.header.file_bytes / max(len(self), 1)
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __repr__(self) -> str:
+        codec = self.file.metadata["codec"]
+        words = [codec["id"]]
+        if codec["id"] == "vq":
+            words += [codec["form"], f"G={codec['G']}", f"nbits={codec['nbits']}", f"prior={self._keys.tier}"]
+        size = f"{self.file.row_bytes} bytes/label ({self.bytes_per_label:.3g} all-in)"
+        return f"LabelDecoder({' '.join(words)}, C={self.classes}, {len(self):,} rows, {size}, {self.device})"
+
+    def rows(self, epoch: ArrayLike, images: ArrayLike) -> NDArray[np.int64]:
+        """Rows of these images [B] in an epoch (a number, or one for each image)."""
+        numbers, epochs = np.asarray(images), np.asarray(epoch)
+        for what, values, count in (("image", numbers, self.images), ("epoch", epochs, self.epochs)):
+            if values.size and values.dtype.kind not in "iu":
+                raise TypeError(f"{what} numbers must be whole, got {values.dtype}")
+            if values.size and not 0 <= values.min() <= values.max() < count:
+                raise IndexError(
+                    f"{what} {values.max() if values.max() >= count else values.min()} is not in "
+                    f"{os.path.basename(self.file.path)}, which has {count} {what}s: 0 to {count - 1}"
+                )
+        return epochs.astype(np.int64) * self.images + numbers.astype(np.int64)
+
+    def read(self, rows: ArrayLike | torch.Tensor) -> PackedLabels:
+        """Packed labels of rows [B], on the CPU."""
+        numbers = np.asarray(rows)
+        codes = self.file.gather(numbers)
+        data = np.concatenate([codes, self._keys.of(numbers)], axis=1) if self._keys.size else codes
+        return PackedLabels(self, torch.from_numpy(data))
+
+    def __call__(
+        self,
+        rows: ArrayLike | torch.Tensor,
+        temperature: float = 1.0,
+        output: str = "probs",
+        *,
+        dtype: torch.dtype = torch.float32,
+        out: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Labels [B, C] of rows [B]: "probs" or "log_probs" of logits / temperature, or "logits"."""
+        packed = self.read(rows).to(self.device)
+        return self.decode(packed, Wanted(output, temperature, dtype), out=out, images=images)
+
+    def decode(
+        self,
+        packed: PackedLabels,
+        wanted: Wanted,
+        *,
+        out: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What is wanted of packed labels, where they lie; `out` [B, C] is filled and returned if it is given."""
+        if out is not None:
+            wanted.check_out(out, (len(packed), self.classes), packed.device)
+        codes, side = self.parts(packed, images)
+        labels = self.path(packed.device)(codes, side, wanted)
+        return labels if out is None else out.copy_(labels)
+
+    def loss(
+        self, student: torch.Tensor, packed: PackedLabels, terms: Terms, *, images: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Losses [B] of student logits [B, C] against packed labels; `vqlabel.losses` is the way in."""
+        codes, side = self.parts(packed, images)
+        return self.path(packed.device).loss(student, codes, side, terms)
+
+    def parts(self, packed: PackedLabels, images: torch.Tensor | None = None) -> tuple[torch.Tensor, Side | None]:
+        """Codes uint8 [B, row_bytes] of packed labels, and their side information."""
+        row_bytes = self.file.row_bytes
+        if self._keys.tier == "image" and images is None:
+            raise ValueError("this prior looks at the images: pass images=, the views that the student is about to see")
+        if images is not None and len(images) != len(packed):
+            raise ValueError(f"{len(images)} images were given for {len(packed)} labels")
+        views = images.to(packed.device, torch.float32) if images is not None and self._keys.tier == "image" else None
+        return packed.data[:, :row_bytes], self._keys.side(packed.data[:, row_bytes:], views)
+
+    def path(self, device: torch.device) -> Path:
+        """The way to labels on this device, prepared on first use."""
+        with self._lock:
+            if device not in self._paths:
+                self._paths[device] = choose_path(self._codec_here(), device, self.backend)
+            return self._paths[device]
+
+    def collate(self, collate: Any, row: Any) -> Any:
+        """For a loader of your own data set: `collate_fn=decoder.collate(default_collate, row=...)`."""
+        from vqlabel.data import Collate
+
+        return Collate(self, collate, row)
+
+    def _codec_here(self) -> Codec:
+        if self._codec is None:
+            self._codec = load_codec(self.file)
+            with about(self.file.path):
+                self._keys.check(self._codec)
+        return self._codec
+
+    def __reduce__(self) -> Any:
+        return decoder_named, (self.name,)
+
+
+def decoder_named(name: tuple[Any, ...]) -> LabelDecoder:
+    """The decoder of this name: the one that is open in this process, else a new one."""
+    from vqlabel.file import _reopen
+
+    opened, device, backend, token = name
+    found = _OPEN.get(token)
+    if found is None:
+        found = LabelDecoder.__new__(LabelDecoder)
+        found._open(_reopen(*opened), torch.device(device), backend, token)
+    return found

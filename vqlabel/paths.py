@@ -1,0 +1,175 @@
+"""Ways from packed rows to labels: C++ on the CPU, Triton on a GPU, plain torch where neither can; the reference."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vqlabel import reference
+from vqlabel.codecs.base import Codec
+from vqlabel.codecs.model import Decoder
+from vqlabel.codecs.vq import VQ
+from vqlabel.side import Side
+from vqlabel.wanted import Terms, Wanted, plain_loss
+
+if TYPE_CHECKING:
+    from vqlabel.kernels.tables import Tables
+
+BACKENDS = ("auto", "reference")
+MAX_THREADS = 256
+
+
+class Path:
+    """A way from rows uint8 [B, row_bytes] to labels [B, C] on the same device."""
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows, of which `side` is known."""
+        raise NotImplementedError
+
+    def loss(self, student: torch.Tensor, rows: torch.Tensor, side: Side | None, terms: Terms) -> torch.Tensor:
+        """Losses [B] of student logits [B, C] against the labels of these rows; gradients reach the student alone."""
+        wanted = Wanted("logits", dtype=torch.promote_types(student.dtype, torch.float32))
+        return plain_loss(student, self(rows, side, wanted), terms)
+
+
+def choose_path(codec: Codec, device: torch.device, backend: str) -> Path:
+    """The quickest way that there is on this device; the reference, which is slow, on request."""
+    if backend == "reference":
+        return ReferencePath(codec)
+    if not isinstance(codec, VQ):
+        return TorchPath(codec)
+    if device.type == "cpu":
+        return NativePath(codec)
+    if device.type == "cuda" and find_spec("triton"):
+        return KernelPath(codec, device)
+    if device.type == "cuda":
+        warnings.warn("Triton is not installed, so labels are decoded by plain torch: pip install triton", stacklevel=4)
+    return PlainPath(codec, device)
+
+
+def _guess(decoder: Decoder, side: Side, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the prior gives: h0 [B, R] and spread [B, 1], in float32 whatever the student's autocast says."""
+    with torch.no_grad(), torch.autocast(decoder.bias.device.type, enabled=False):
+        return decoder.guess(side, rows)
+
+
+class NativePath(Path):
+    """C++, in one pass from rows to labels."""
+
+    def __init__(self, codec: VQ) -> None:
+        from vqlabel.native_decode import NativeDecoder
+
+        self._decoder = codec.decoder
+        self._native = NativeDecoder(codec.layout, codec.tensors())
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows."""
+        guess = None
+        if side is not None:
+            h0, spread = _guess(self._decoder, side, len(rows))
+            guess = h0.contiguous().numpy(), spread.contiguous().numpy()
+        narrow = torch.float16 if wanted.dtype == torch.float16 else torch.float32
+        labels = torch.empty(len(rows), self._native.classes, dtype=narrow)
+        self._native.decode(
+            rows.contiguous().numpy(),
+            guess,
+            temperature=wanted.temperature,
+            output=wanted.output,
+            out=labels.numpy(),
+            threads=min(torch.get_num_threads(), MAX_THREADS),
+        )
+        return labels.to(wanted.dtype)
+
+
+class PlainPath(Path):
+    """Plain torch on any device."""
+
+    def __init__(self, codec: VQ, device: torch.device) -> None:
+        from vqlabel.kernels.tables import make_tables
+
+        self._decoder = copy.deepcopy(codec.decoder).to(device)
+        weights = {name: w.detach() for name, w in self._decoder.named_parameters() if not name.startswith("prior.")}
+        self.tables: Tables = make_tables(weights, codec.layout, dtype=self._dtype())
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows."""
+        from vqlabel.kernels import plain
+
+        return self._run(plain.decode, rows, side, wanted)
+
+    def guess(self, side: Side | None, rows: int) -> dict[str, torch.Tensor]:
+        """What the prior gives, as the kernels call it."""
+        if side is None:
+            return {}
+        h0, spread = _guess(self._decoder, side, rows)
+        return {"h0": h0, "spread": spread[:, 0]}
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def _run(self, decode: Any, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        # Kernels write nothing wider than float32.
+        narrow = torch.float32 if wanted.dtype == torch.float64 else wanted.dtype
+        options: dict[str, Any] = {"temperature": wanted.temperature, "output": wanted.output, "dtype": narrow}
+        with torch.autocast(rows.device.type, enabled=False):
+            labels: torch.Tensor = decode(rows, self.tables, **self.guess(side, len(rows)), **options)
+        return labels.to(wanted.dtype)
+
+
+class KernelPath(PlainPath):
+    """Triton on a GPU."""
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows."""
+        from vqlabel.kernels import ops
+
+        return self._run(ops.decode, rows, side, wanted)
+
+    def loss(self, student: torch.Tensor, rows: torch.Tensor, side: Side | None, terms: Terms) -> torch.Tensor:
+        """Losses [B], without B x C labels in memory."""
+        from vqlabel.kernels import ops
+
+        found: torch.Tensor = ops.loss(
+            student,
+            rows,
+            self.tables,
+            **self.guess(side, len(rows)),
+            temperature=terms.temperature,
+            student_temperature=terms.student_temperature,
+            kind=terms.kind,
+        )
+        return found
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float16
+
+
+class TorchPath(Path):
+    """The codec's own decode, and torch's softmax."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows."""
+        return wanted.of(self._codec.decode(rows.cpu().numpy(), side).to(rows.device))
+
+
+class ReferencePath(TorchPath):
+    """`vqlabel.reference.decode`, in float64."""
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows."""
+        codec, packed = self._codec, rows.cpu().numpy()
+        if not isinstance(codec, VQ):
+            return wanted.of(codec.decode(packed, side).double()).to(rows.device)
+        guess: tuple[Any, ...] = ()
+        if side is not None:
+            parts = _guess(codec.decoder, side.to(torch.device("cpu")), len(rows))
+            guess = tuple(part.double().numpy() for part in parts)
+        logits = reference.decode(packed, codec.config(), codec.tensors(), *guess)
+        return wanted.of(torch.from_numpy(logits)).to(rows.device)

@@ -1,0 +1,111 @@
+"""ReplaySampler: which rows an epoch reads, in which order, on which rank."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from vqlabel.arguments import check_whole
+from vqlabel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from vqlabel.decoder import LabelDecoder
+
+
+class ReplaySampler(Sampler[int]):
+    """Row numbers of one epoch, each image once, for the `sampler` of a DataLoader.
+
+    A row number says epoch and image, so workers of any kind, persistent ones too, know the epoch of what they are
+    asked for. Call `set_epoch` before each epoch. The order is drawn from seed and epoch.
+
+    Ranks share an epoch out as torch's DistributedSampler does: evenly, by repeating a few rows or, with drop_last, by
+    leaving a few out. rank and world are those of torch.distributed unless given. Say rank=0, world=1 to those who
+    share a sampler out themselves: accelerate, and Lightning without use_distributed_sampler=False.
+
+    cycle=True reads the file again from its first epoch when training is longer; the order is still new.
+    """
+
+    def __init__(
+        self,
+        decoder: LabelDecoder,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+        drop_last: bool = False,
+        cycle: bool = False,
+    ) -> None:
+        here = Ranks.here()
+        self.rank, self.world = here.rank if rank is None else rank, here.world if world is None else world
+        check_whole("world", self.world, 1, 2**31)
+        check_whole("rank", self.rank, 0, self.world - 1)
+        check_whole("seed", seed, 0, 2**64 - 1)
+        self.shuffle, self.seed, self.drop_last, self.cycle = shuffle, seed, drop_last, cycle
+        self._images, self._epochs, self._path = decoder.images, decoder.epochs, decoder.file.path
+        self.epoch, self._done = 0, 0  # rows of the epoch that all ranks together are through with
+        self._read: tuple[int, int] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of this epoch; nothing happens if it is there, or in it by `load_state_dict`."""
+        epoch = operator.index(epoch)
+        self._check_epoch(epoch)
+        if epoch != self.epoch:
+            self.epoch, self._done = epoch, 0
+
+    def __iter__(self) -> Iterator[int]:
+        self._check_epoch(self.epoch)
+        if self._read == (self.epoch, self._done):
+            warnings.warn(
+                f"epoch {self.epoch} is read again: without sampler.set_epoch(epoch) before each epoch, all of them "
+                "get the views and labels of this one",
+                stacklevel=2,
+            )
+        self._read = self.epoch, self._done
+        return iter(self._rows().tolist())
+
+    def __len__(self) -> int:
+        """Rows that this rank has left in the epoch."""
+        left = max(self._images - self._done, 0)
+        return left // self.world if self.drop_last else -(-left // self.world)
+
+    def state_dict(self, consumed: int = 0) -> dict[str, Any]:
+        """Where training is, when this rank has trained on `consumed` rows since it began to iterate.
+
+        Say it yourself: with workers, more rows have been asked for than trained on. All ranks must be equally far. It
+        may be loaded by another number of ranks.
+        """
+        check_whole("consumed", consumed, 0, len(self))
+        done = min(self._done + consumed * self.world, self._images)
+        return {"epoch": self.epoch, "done": done, "seed": self.seed, "shuffle": self.shuffle, "images": self._images}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was: the next iteration gives what is left of that epoch."""
+        if state.get("images") != self._images:
+            raise ValueError(f"the state is of {state.get('images')} images, but the file has {self._images}")
+        self._check_epoch(state["epoch"])
+        self.epoch, self._done, self.seed, self.shuffle = (state[key] for key in ("epoch", "done", "seed", "shuffle"))
+        self._read = None
+
+    def _rows(self) -> NDArray[np.int64]:
+        order = np.arange(self._images)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        left = order[self._done :]
+        # np.resize repeats from the start, as often as it takes
+        own = np.resize(left, len(self) * self.world)[self.rank :: self.world] if len(self) else left[:0]
+        return own + self.epoch % max(self._epochs, 1) * self._images
+
+    def _check_epoch(self, epoch: int) -> None:
+        check_whole("epoch", epoch, 0, 2**63 - 1)
+        if epoch >= self._epochs and not (self.cycle and self._epochs):
+            raise ValueError(
+                f"epoch {epoch} is not in {self._path}, which has {self._epochs} epochs of {self._images} images: "
+                "train fewer epochs, or read it again with cycle=True"
+            )

@@ -1,0 +1,66 @@
+"""What is asked of labels: probabilities, their logarithms or logits, at a temperature; or a loss against them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from vqlabel.arguments import check_word
+
+OUTPUTS = ("probs", "log_probs", "logits")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to make of the logits of a row: probabilities, their logarithms or the logits, of which type."""
+
+    output: str = "probs"
+    temperature: float = 1.0
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        check_word("output", self.output, OUTPUTS)
+        check_temperature(self.temperature)
+        if not self.dtype.is_floating_point:
+            raise ValueError(f"labels are floating-point numbers, not {self.dtype}")
+
+    def of(self, logits: torch.Tensor) -> torch.Tensor:
+        """It, by torch."""
+        if self.output == "probs":
+            logits = torch.softmax(logits / self.temperature, 1)
+        elif self.output == "log_probs":
+            logits = torch.log_softmax(logits / self.temperature, 1)
+        return logits.to(self.dtype)
+
+    def check_out(self, out: torch.Tensor, shape: tuple[int, int], device: torch.device) -> None:
+        """ValueError unless it can be written there."""
+        if tuple(out.shape) != shape or out.device != device or out.dtype != self.dtype:
+            found = f"{out.dtype} {list(out.shape)} on {out.device}"
+            raise ValueError(f"out must be {self.dtype} {list(shape)} on {device}, got {found}")
+
+
+class Terms(NamedTuple):
+    """What a loss is: see vqlabel.losses."""
+
+    temperature: float
+    student_temperature: float
+    kind: str
+
+
+def check_temperature(value: float) -> None:
+    """ValueError unless logits can be divided by it."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"temperature must be a finite number above 0, got {value}")
+
+
+def plain_loss(student: torch.Tensor, teacher: torch.Tensor, terms: Terms) -> torch.Tensor:
+    """Losses [B] of logits [B, C], by torch."""
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    s, t = student.to(dtype) / terms.student_temperature, teacher.to(dtype) / terms.temperature
+    if terms.kind == "mse_logits":
+        return (s - t).var(1, unbiased=False)
+    log_p, log_q = torch.log_softmax(t, 1), torch.log_softmax(s, 1)
+    return (log_p.exp() * ((log_p if terms.kind == "kl" else 0) - log_q)).sum(1)
