@@ -1,11 +1,12 @@
-// The C++ alone, without Python: every width, and the searches, on the best path of this processor against the scalar
-// path.
+// The C++ alone, without Python: every width, the searches and decoding, on the best path of this processor against the
+// scalar path.
 // tests/test_portable.py builds it with each compiler that it finds, for other processors too.
 #include <cstdio>
 #include <random>
 #include <vector>
 
 #include "../csrc/bitpack.hpp"
+#include "../csrc/decode.hpp"
 #include "../csrc/search.hpp"
 
 using namespace vqlabel;
@@ -44,7 +45,7 @@ int search_differences(size_t words) {
         for (float& value : values) value = normal(random);
         return values;
     };
-    const size_t rows = 37, books = 4;
+    const size_t rows = 37, books = 4, beam = 8;
     const std::vector<size_t> sizes = {1, 3, 9};
     const std::vector<float> h = floats(rows * 13), table = floats(words * 13);
     const std::vector<float> dots = floats(rows * books * words), gram = floats(books * books * words * words);
@@ -52,11 +53,46 @@ int search_differences(size_t words) {
     for (size_t path = 0; path < 2; ++path) {
         simd_in_use() = path ? best_simd() : Simd::scalar;
         found[path].resize(rows * sizes.size());
-        chosen[path].resize(rows * books);
+        chosen[path].resize(rows * beam * books);
         nearest(h.data(), rows, table.data(), words, sizes, 13, found[path].data(), path + 1);
-        additive_search(dots.data(), rows, gram.data(), books, words, 8, chosen[path].data(), path + 1);
+        additive_search(dots.data(), rows, gram.data(), books, words, beam, chosen[path].data(), path + 1);
     }
     return (found[0] != found[1]) + (chosen[0] != chosen[1]);
+}
+
+// Residual books of 3 bits; so few of them, without a hidden layer, that tables of logits serve, else the product.
+int decode_differences(size_t classes, size_t units, size_t planes) {
+    std::mt19937 random(static_cast<unsigned>(classes));
+    const size_t rows = 37, G = 2, R = 13, K = 8, inputs = R + units;
+    const auto floats = [&random](size_t count) {
+        std::normal_distribution<float> normal;
+        std::vector<float> values(count);
+        for (float& value : values) value = normal(random);
+        return values;
+    };
+    const auto bytes = [&random](size_t count) {
+        std::vector<int8_t> values(count);
+        for (int8_t& value : values) value = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
+        return values;
+    };
+    const std::vector<int8_t> weight = bytes(planes * classes * inputs), hidden = bytes(planes * units * R);
+    const std::vector<float> scale(planes * (classes + units), 0.01f), bias = floats(classes + units);
+    const std::vector<float> h0 = floats(rows * R), spread(rows, 1.5f), words = floats(G * K * R);
+    const Matrix output = {weight.data(), scale.data(), bias.data(), planes, classes, inputs};
+    const Matrix inner = {hidden.data(), scale.data(), bias.data(), planes, units, R};
+    std::vector<uint8_t> packed(rows * packed_bytes(G, 3));
+    for (uint8_t& byte : packed) byte = static_cast<uint8_t>(random());
+    std::vector<float> found[2];
+    for (size_t path = 0; path < 2; ++path) {
+        simd_in_use() = path ? best_simd() : Simd::scalar;
+        Decoder decoder({G, R, 3, words, {}}, output, units ? &inner : nullptr, true);
+        for (const float* guess : {static_cast<const float*>(nullptr), h0.data()}) {
+            std::vector<float> labels(rows * classes);
+            decoder({packed.data(), rows, guess, spread.data(), Output::probs, 2.0f, labels.data(), nullptr, path + 1});
+            found[path].insert(found[path].end(), labels.begin(), labels.end());
+        }
+    }
+    return found[0] != found[1];
 }
 
 int main() {
@@ -65,6 +101,13 @@ int main() {
     for (int nbits = 9; nbits <= 16; ++nbits) found += differences<uint16_t>(nbits);
     for (int nbits = 17; nbits <= kMaxBits; ++nbits) found += differences<uint32_t>(nbits);
     for (size_t words : std::initializer_list<size_t>{1, 2, 7, 8, 9, 33, 100}) found += search_differences(words);
+    for (size_t classes : std::initializer_list<size_t>{2, 7, 16, 33, 100}) {
+        for (size_t units : std::initializer_list<size_t>{0, 5, 24}) {
+            for (size_t planes : std::initializer_list<size_t>{1, 2}) {
+                found += decode_differences(classes, units, planes);
+            }
+        }
+    }
     std::printf("%s %d\n", simd_name(best_simd()), found);
     return found != 0;
 }

@@ -192,6 +192,29 @@ def test_replaced_file_is_noticed(make_file: Made, tmp_path: Path) -> None:
         file.gather([0])
 
 
+def test_a_mapped_file_that_is_written_to_is_noticed(make_file: Made) -> None:
+    path, data = make_file(100, 3)
+    mapped, copied = LabelFile(path, load="map"), LabelFile(path, load="copy")
+    mapped.gather([0]), copied.gather([0])
+    with path.open("r+b") as handle:  # as `cp other labels` does: the same file, other bytes
+        handle.seek(mapped.header.tensors["codes"].offset)
+        handle.write(bytes(300))
+    os.utime(path, ns=(0, 0))  # clocks are coarse
+    with pytest.raises(Corrupt, match="was written to after it was opened; open it anew"):
+        mapped.gather([0])
+    np.testing.assert_array_equal(copied.gather([0, 99]), data[[0, 99]])
+    path.unlink()
+    np.testing.assert_array_equal(copied.gather([0, 99]), data[[0, 99]])
+
+
+def test_a_mapped_file_that_is_deleted_is_read_on(make_file: Made) -> None:
+    path, data = make_file(100, 3)
+    file = LabelFile(path, load="map")
+    file.gather([0])
+    path.unlink()
+    np.testing.assert_array_equal(file.gather([0, 99]), data[[0, 99]])
+
+
 @pytest.mark.parametrize("load", LOADS)
 def test_pickle_takes_the_path_along_and_nothing_else(make_file: Made, load: str) -> None:
     path, data = make_file(50_000, 20)

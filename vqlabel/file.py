@@ -65,6 +65,7 @@ class LabelFile:
         self._load = load
         self._loaded: Any = None
         self._loaded_by = 0
+        self._mapped: os.stat_result | None = None
         with about(self.path), opened(self.path) as fd:
             self.header = read_sound_header(fd)
             self._fingerprint = fingerprint(fd, self.header)
@@ -179,9 +180,23 @@ class LabelFile:
         # A forked child maps the file anew, but keeps a copy: its pages are the parent's and stay shared.
         if self._loaded is None or (not self._copies and self._loaded_by != os.getpid()):
             with self._reopened() as fd:
+                self._mapped = None if self._copies else os.fstat(fd)
                 self._loaded = load_rows(fd, self.header, self._crcs, copy=self._copies)
             self._loaded_by = os.getpid()
+        self._check_map()
         return self._loaded
+
+    def _check_map(self) -> None:
+        """Corrupt if somebody has written into the mapped file: its rows would be others, or halves of both."""
+        then = self._mapped
+        if then is None:
+            return
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return  # it has gone from its folder; the map holds it all the same
+        if os.path.samestat(now, then) and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+            raise Corrupt(f"{self.path}: the file was written to after it was opened; open it anew")
 
     @contextmanager
     def _reopened(self) -> Iterator[int]:
