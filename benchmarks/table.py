@@ -30,7 +30,8 @@ def lines(records: Iterable[dict[str, Any]]) -> Iterator[str]:
     for (op, per, unit), cases in tables.items():
         names = [record["name"] for record in next(iter(cases.values()))]
         yield ""
-        yield f"**{op}**, median {unit} per {per}; in brackets how many times as long as ours"
+        what = "median seconds" if unit == "seconds" else unit
+        yield f"**{op}**, {what} per {per}; in brackets how many times as much as ours"
         yield ""
         yield "| case | " + " | ".join(names) + " |"
         yield "|---" * (1 + len(names)) + "|"

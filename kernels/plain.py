@@ -82,8 +82,16 @@ def loss(
     kind: str = "kl",
 ) -> torch.Tensor:
     """Losses [B], as `loss.loss` makes them; differentiable in all that is a float."""
-    t = logits(rows, tables, h0=h0, spread=spread) / temperature
-    s = student.to(t.dtype) / (temperature if student_temperature is None else student_temperature)
+    t = logits(rows, tables, h0=h0, spread=spread)
+    own = temperature if student_temperature is None else student_temperature
+    return loss_of_logits(student.to(t.dtype), t, temperature=temperature, student_temperature=own, kind=kind)
+
+
+def loss_of_logits(
+    student: torch.Tensor, teacher: torch.Tensor, *, temperature: float, student_temperature: float, kind: str
+) -> torch.Tensor:
+    """Losses [B] of logits [B, C] of one type."""
+    s, t = student / student_temperature, teacher / temperature
     if kind == "mse_logits":
         return (s - t).var(1, unbiased=False)
     log_p, log_q = torch.log_softmax(t, 1), torch.log_softmax(s, 1)

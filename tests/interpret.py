@@ -6,8 +6,8 @@ A test module of a kernel begins with
     from vqlabel.kernels import search
 
 in this order, which is alphabetical: Triton looks at TRITON_INTERPRET when a kernel is defined, its own library's
-kernels included. Nothing else imports Triton while tests are collected, so the variable is set in time; if that ever
-changes, the error says so.
+kernels included. conftest.py sets the variable where there is clearly no GPU, because torch's compiler imports Triton
+too; if it was not set in time, the error says so.
 
 The interpreter runs kernels with NumPy. It knows no layouts, no shared memory and no TF32, and its bfloat16 products
 are wrong, so tests of kernels use float32 and float16; test_compile.py looks at the compiled code.

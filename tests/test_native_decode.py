@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import threading
 from typing import Any
 
@@ -280,15 +279,6 @@ def test_the_largest_sums_of_tables_do_not_overflow(simd: str) -> None:
     assert decoder._native.takes_tables(False)
     found = decoder.decode(np.full((3, 1), 0xA5, np.uint8), output="logits")
     np.testing.assert_allclose(found, -30 * 7 * 48 * 8, rtol=1e-4)
-
-
-def test_a_decoder_survives_a_pickle_and_keeps_only_its_tensors() -> None:
-    layout = layout_of("product", 3, 8, 20, 9, True, "int8")
-    tensors = make(layout, 33)
-    decoder, rows = NativeDecoder(layout, {**tensors, "other": np.zeros(10**6)}), rows_of(layout, 6)
-    data = pickle.dumps(decoder)
-    assert len(data) < 2 * sum(tensor.nbytes for tensor in tensors.values()) + 10_000
-    np.testing.assert_array_equal(pickle.loads(data).decode(rows), decoder.decode(rows))
 
 
 def test_first_calls_from_many_threads_share_one_set_of_tables() -> None:

@@ -1,7 +1,7 @@
 """vqlabel: soft labels in a few bytes each.
 
-See README.md for what it does and FORMAT.md for what it writes. The names here are the public ones; nothing else is
-promised to stay.
+See README.md for what it does and FORMAT.md for what it writes. The names here are public, and so are those of
+vqlabel.data, losses, replay, side and views that README.md uses; nothing else is promised to stay.
 """
 
 from typing import TYPE_CHECKING, Any

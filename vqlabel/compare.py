@@ -55,8 +55,7 @@ def rate(path: str, teacher: Source, rows: NDArray[np.int64]) -> dict[str, Any]:
         sums += [float(kl(wanted, decoded, t).sum()) for t in TEMPERATURES]
         agree += int((wanted.argmax(1) == decoded.argmax(1)).sum())
     # A class with no probability at all is infinitely far from a teacher that gives it some.
-    dropped = file.metadata["codec"].get("tail") == "drop" and file.metadata["codec"]["k"] < labels.classes
-    means = [None if dropped or total == np.inf else total / len(rows) for total in sums.tolist()]
+    means = [None if labels.drops or total == np.inf else total / len(rows) for total in sums.tolist()]
     all_in = file.header.file_bytes / len(file)
     return {
         "file": os.path.basename(path),

@@ -25,6 +25,7 @@ from vqlabel.side import Side
 from vqlabel.wanted import Terms, Wanted
 
 _OPEN: WeakValueDictionary[str, LabelDecoder] = WeakValueDictionary()  # by what tells them apart in all processes
+_OPENING = threading.Lock()
 
 
 class LabelDecoder:
@@ -38,8 +39,9 @@ class LabelDecoder:
     student is: `decoder.read(rows).to("cuda").probs(20)`; `vqlabel.data` has the pieces for a DataLoader.
 
     `device` is where a call of the decoder itself decodes; nothing touches a GPU before. Each device takes its quickest
-    path: C++ on the CPU, Triton on CUDA; backend="reference" takes the slow one that all others are tested against. A
-    decoder pickles as the path of its file, so workers of any kind can have it.
+    path: for codec `vq` C++ on the CPU and Triton on CUDA, for the others torch on the CPU; backend="reference" takes
+    the slow one that all others are tested against. A decoder pickles as the path of its file, so workers of any kind
+    can have it.
     """
 
     def __init__(
@@ -54,8 +56,7 @@ class LabelDecoder:
         self._codec: Codec | None = None
         self._paths: dict[torch.device, Path] = {}
         self._lock = threading.Lock()
-        with about(file.path):
-            self._keys = Keys.of_file(file)
+        self._keys = Keys.of_file(file)
         _OPEN[token] = self
 
     @property
@@ -113,6 +114,11 @@ class LabelDecoder:
                 )
         return epochs.astype(np.int64) * self.images + numbers.astype(np.int64)
 
+    def load(self) -> None:
+        """Load the rows now: forked workers then share them, where each would otherwise load its own."""
+        if len(self):
+            self.file.gather([0])
+
     def read(self, rows: ArrayLike | torch.Tensor) -> PackedLabels:
         """Packed labels of rows [B], on the CPU."""
         numbers = np.asarray(rows)
@@ -153,6 +159,8 @@ class LabelDecoder:
         self, student: torch.Tensor, packed: PackedLabels, terms: Terms, *, images: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Losses [B] of student logits [B, C] against packed labels; `vqlabel.losses` is the way in."""
+        if terms.kind == "mse_logits" and self._codec_here().drops:
+            raise ValueError("these labels drop classes, which then have no logits to compare; take kind='kl'")
         codes, side = self.parts(packed, images)
         return self.path(packed.device).loss(student, codes, side, terms)
 
@@ -160,7 +168,7 @@ class LabelDecoder:
         """Codes uint8 [B, row_bytes] of packed labels, and their side information."""
         row_bytes = self.file.row_bytes
         if self._keys.tier == "image" and images is None:
-            raise ValueError("this prior looks at the images: pass images=, the views that the student is about to see")
+            raise ValueError("this prior looks at the images: pass images=, the views before they are normalised")
         if images is not None and len(images) != len(packed):
             raise ValueError(f"{len(images)} images were given for {len(packed)} labels")
         views = images.to(packed.device, torch.float32) if images is not None and self._keys.tier == "image" else None
@@ -195,8 +203,9 @@ def decoder_named(name: tuple[Any, ...]) -> LabelDecoder:
     from vqlabel.file import _reopen
 
     opened, device, backend, token = name
-    found = _OPEN.get(token)
-    if found is None:
-        found = LabelDecoder.__new__(LabelDecoder)
-        found._open(_reopen(*opened), torch.device(device), backend, token)
+    with _OPENING:
+        found = _OPEN.get(token)
+        if found is None:
+            found = LabelDecoder.__new__(LabelDecoder)
+            found._open(_reopen(*opened), torch.device(device), backend, token)
     return found

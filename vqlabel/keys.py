@@ -40,7 +40,13 @@ class Keys:
         tier = prior.get("tier", "none") if isinstance(prior, dict) else "none"
         info = None if tier == "none" else side_of(file)
         if tier != "none" and info is None:
-            raise Corrupt("its prior needs the classes of the images, and tensor 'images.class' is missing")
+            raise Corrupt(
+                f"{file.path}: its prior needs the classes of the images, and tensor 'images.class' is missing"
+            )
+        images = file.metadata.get("images")
+        if len(file) and (images == 0 or (info is not None and images not in (None, info.images))):
+            listed = "no" if info is None else info.images
+            raise Corrupt(f"{file.path}: metadata key 'images' is {images}, but classes are listed of {listed} images")
         return cls(info, tier)
 
     def check(self, codec: Codec) -> None:

@@ -18,7 +18,8 @@ import torch
 
 from vqlabel.arguments import check_word
 from vqlabel.packed import PackedLabels
-from vqlabel.wanted import Terms, check_temperature, plain_loss
+from vqlabel.paths import plain_loss
+from vqlabel.wanted import Terms, check_temperature
 
 KINDS = ("kl", "soft_ce", "mse_logits")
 REDUCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -41,8 +42,9 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Loss of student logits [B, C] against labels: packed ones, or a teacher's logits [B, C].
 
-    The student's temperature is the teacher's unless given. images [B, c, H, W] are for a prior that looks at them. On
-    a GPU packed labels are decoded inside the loss and never take B x C numbers of memory.
+    The student's temperature is the teacher's unless given. images are for a prior that looks at them, see
+    `PackedLabels.probs`. Labels of codec `vq` are decoded inside the loss where Triton has a GPU, and never take B x C
+    numbers of memory; others are decoded first.
 
     >>> student = torch.tensor([[2.0, 0.0, -2.0]], requires_grad=True)
     >>> loss = distillation_loss(student, torch.tensor([[4.0, 0.0, -4.0]]), temperature=4, student_temperature=2)

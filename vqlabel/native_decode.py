@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlabel import _native
-from vqlabel.codecs.layout import Layout
+from vqlabel.codecs.layout import SCALE, STEPS, Layout
 
-SCALE = ".scale"
-STEPS = 127
 Layer = tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]
 
 
 class NativeDecoder:
-    """The decoder of a label file, in the form that the C++ works with. Pickles as the tensors it was made of.
+    """The decoder of a label file, in the form that the C++ works with.
 
     A row comes out as the same bits in any batch, with any threads, on every processor. Products are of 8-bit weights
     and 16-bit inputs: logits are several times closer to exact ones than fp16 logits are, and about as close where
@@ -28,16 +26,11 @@ class NativeDecoder:
         """Take `tensors` named, shaped and typed as a file has them."""
         self.layout = layout
         self.classes = len(tensors["bias"])
-        names = ("books", "weight", "bias", "inner", "inner_bias")
-        self._tensors = {name: array for name, array in tensors.items() if name.removesuffix(SCALE) in names}
         books = _floats(tensors, "books") if layout.G else np.zeros((0, layout.width), np.float32)
         inner = _layer(tensors, "inner", "inner_bias") if layout.hidden else None
         owner = np.array(layout.owner, np.int64) if layout.owner else None
         sizes = (layout.G, layout.nbits, layout.width)
         self._native = _native.Decoder(sizes, books, owner, _layer(tensors, "weight", "bias"), inner)
-
-    def __reduce__(self) -> Any:
-        return NativeDecoder, (self.layout, self._tensors)
 
     def decode(
         self,

@@ -55,7 +55,11 @@ class PackedLabels:
         out: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Probabilities [B, C] at this temperature; images [B, c, H, W] are for a prior that looks at them."""
+        """Probabilities [B, C] at this temperature.
+
+        A prior that looks at the views needs them as images [B, c, H, W], as the function made them that the labels
+        were encoded with: before they are normalised for the student.
+        """
         return self.decoder.decode(self, Wanted("probs", temperature, dtype), out=out, images=images)
 
     def log_probs(

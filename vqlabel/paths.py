@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vqlabel import reference
+from vqlabel.codecs.additive import threads
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.vq import VQ
 from vqlabel.side import Side
-from vqlabel.wanted import Terms, Wanted, plain_loss
+from vqlabel.wanted import Terms, Wanted
 
 if TYPE_CHECKING:
     from vqlabel.kernels.tables import Tables
 
 BACKENDS = ("auto", "reference")
-MAX_THREADS = 256
 
 
 class Path:
@@ -34,6 +34,15 @@ class Path:
         """Losses [B] of student logits [B, C] against the labels of these rows; gradients reach the student alone."""
         wanted = Wanted("logits", dtype=torch.promote_types(student.dtype, torch.float32))
         return plain_loss(student, self(rows, side, wanted), terms)
+
+
+def plain_loss(student: torch.Tensor, teacher: torch.Tensor, terms: Terms) -> torch.Tensor:
+    """Losses [B] of logits [B, C], by torch, in float32 or better."""
+    from vqlabel.kernels.plain import loss_of_logits
+
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    found: torch.Tensor = loss_of_logits(student.to(dtype), teacher.to(dtype), **terms._asdict())
+    return found
 
 
 def choose_path(codec: Codec, device: torch.device, backend: str) -> Path:
@@ -80,7 +89,7 @@ class NativePath(Path):
             temperature=wanted.temperature,
             output=wanted.output,
             out=labels.numpy(),
-            threads=min(torch.get_num_threads(), MAX_THREADS),
+            threads=threads(),
         )
         return labels.to(wanted.dtype)
 
@@ -133,15 +142,8 @@ class KernelPath(PlainPath):
         """Losses [B], without B x C labels in memory."""
         from vqlabel.kernels import ops
 
-        found: torch.Tensor = ops.loss(
-            student,
-            rows,
-            self.tables,
-            **self.guess(side, len(rows)),
-            temperature=terms.temperature,
-            student_temperature=terms.student_temperature,
-            kind=terms.kind,
-        )
+        with torch.autocast(rows.device.type, enabled=False):
+            found: torch.Tensor = ops.loss(student, rows, self.tables, **self.guess(side, len(rows)), **terms._asdict())
         return found
 
     def _dtype(self) -> torch.dtype:

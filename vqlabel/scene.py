@@ -22,12 +22,16 @@ def side_of(file: LabelFile, views: Views | None = None) -> SideInformation | No
     if CLASSES not in file.tensor_names:
         return None
     classes, replay = file.tensor(CLASSES), file.metadata.get("replay", {})
-    draws = file.metadata["codec"].get("draws", replay.get("draws", []))
     try:
         recipe = ReplayRecipe.from_json(replay["recipe"]) if "recipe" in replay else None
-        return SideInformation(classes, recipe, draws=draws, views=views)
-    except TypeError as error:
+        return SideInformation(classes, recipe, draws=draws_of(file), views=views)
+    except (TypeError, ValueError) as error:
         raise Corrupt(f"{file.path}: {error}") from None
+
+
+def draws_of(file: LabelFile) -> Any:
+    """The author's own draws that shaped the views of the file, [[stream, block], ...], as they stand there."""
+    return file.metadata["codec"].get("draws", file.metadata.get("replay", {}).get("draws", []))
 
 
 def tensors_of(side: SideInformation | None) -> dict[str, NDArray[Any]]:

@@ -84,6 +84,11 @@ class LabelSource(Source):
         half = file.metadata["codec"]["id"] == "raw"  # decoded to float32, but no more than float16 is in them
         super().__init__(len(file), self._codec.classes, torch.float16 if half else torch.float32)
 
+    @property
+    def drops(self) -> bool:
+        """Whether classes of these labels have no probability, whatever the teacher gave them."""
+        return self._codec.drops
+
     def _read(self, rows: range) -> torch.Tensor:
         return self._take(np.arange(rows.start, rows.stop))
 

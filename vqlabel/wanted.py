@@ -54,13 +54,3 @@ def check_temperature(value: float) -> None:
     """ValueError unless logits can be divided by it."""
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"temperature must be a finite number above 0, got {value}")
-
-
-def plain_loss(student: torch.Tensor, teacher: torch.Tensor, terms: Terms) -> torch.Tensor:
-    """Losses [B] of logits [B, C], by torch."""
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    s, t = student.to(dtype) / terms.student_temperature, teacher.to(dtype) / terms.temperature
-    if terms.kind == "mse_logits":
-        return (s - t).var(1, unbiased=False)
-    log_p, log_q = torch.log_softmax(t, 1), torch.log_softmax(s, 1)
-    return (log_p.exp() * ((log_p if terms.kind == "kl" else 0) - log_q)).sum(1)

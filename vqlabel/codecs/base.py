@@ -38,6 +38,11 @@ class Codec(ABC):
         """Bits of a row that mean something."""
 
     @property
+    def drops(self) -> bool:
+        """Whether classes get no probability, whatever the teacher gave them: no logit stands for that."""
+        return False
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a packed row."""
         return (self.row_bits + 7) // 8

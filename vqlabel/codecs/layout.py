@@ -10,6 +10,8 @@ from vqlabel.side import TIERS
 
 FORMS = ("product", "residual")
 STORED = ("int8", "fp16")
+SCALE = ".scale"  # what follows the name of an int8 tensor in that of its scales
+STEPS = 127  # of a scale that an int8 weight may have
 MOST = 2**16  # of any width
 Sizes = TypeVar("Sizes", "Layout", "PriorShape")
 

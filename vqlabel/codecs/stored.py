@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel.codecs.base import Read
+from vqlabel.codecs.layout import SCALE, STEPS
 from vqlabel.codecs.values import LARGEST_HALF, half_step
 from vqlabel.errors import Corrupt
 
-SCALE = ".scale"
-STEPS = 127
 SMALLEST_HALF = 2.0**-24  # above 0
 
 

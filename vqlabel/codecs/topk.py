@@ -62,6 +62,11 @@ class TopK(Codec):
         check_word("values", values, VALUES)
 
     @property
+    def drops(self) -> bool:
+        """With tail "drop", all but the k largest."""
+        return self.tail == "drop" and self.k < self.classes
+
+    @property
     def id_bits(self) -> int:
         """Bits of a class number."""
         return (self.classes - 1).bit_length()
