@@ -98,3 +98,16 @@ def marked(path: Path, images: int, epochs: int, recipe: ReplayRecipe | None = N
     side = SideInformation(np.arange(images) % 7, recipe)
     LabelEncoder(Raw(2 + BITS), side).encode(marks(np.arange(images * epochs)), path, progress=False)
     return LabelDecoder(path, **options)
+
+
+def numbered(numbers: NDArray[np.int64]) -> torch.Tensor:
+    """Images that say their number in every pixel."""
+    return torch.from_numpy(numbers)[:, None, None, None].float().expand(-1, 1, 2, 2).contiguous()
+
+
+def pairs(loader: Any) -> list[tuple[int, int]]:
+    """Image and row of every sample that a loader gives, as its pixels and its label say."""
+    found: list[tuple[int, int]] = []
+    for seen, labels in loader:
+        found += zip(seen.flatten(1)[:, 0].long().tolist(), marked_rows(labels.logits()), strict=True)
+    return found

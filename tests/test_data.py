@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoder_parts import file_of, marked, marked_rows
+from decoder_parts import file_of, marked, marked_rows, numbered, pairs
 from encoder_parts import IMAGES as OTHER_IMAGES
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from vqlabel import Corrupt, LabelDecoder, LabelEncoder
+from vqlabel import Corrupt, LabelDecoder, LabelEncoder, LabelFile
 from vqlabel.codecs.raw import Raw
 from vqlabel.data import Batch, DistilledDataset, Originals, ReplaySampler, collate
 from vqlabel.images import Images
 from vqlabel.replay import ReplayRecipe
+from vqlabel.scene import draws_of
 from vqlabel.side import SideInformation
 from vqlabel.views import apply
 
@@ -37,11 +38,6 @@ STARTS = pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def decoder(tmp_path: Path) -> LabelDecoder:
     """Decoder of 4 epochs of 23 images whose labels say their rows."""
     return marked(tmp_path / "labels", N, EPOCHS, RECIPE)
-
-
-def numbered(numbers: NDArray[np.int64]) -> torch.Tensor:
-    """Images that say their number in every pixel."""
-    return torch.from_numpy(numbers)[:, None, None, None].float().expand(-1, 1, 2, 2).contiguous()
 
 
 class Own(Dataset[Any]):
@@ -79,15 +75,6 @@ def half(views: torch.Tensor) -> torch.Tensor:
     return views / 2
 
 
-def pairs(loader: Any, decoder: LabelDecoder) -> list[tuple[int, int]]:
-    """Image and row of every sample that a loader gives, as its pixels and its label say."""
-    found: list[tuple[int, int]] = []
-    for views, labels in loader:
-        images = views.flatten(1)[:, 0].long().tolist()
-        found += zip(images, marked_rows(labels.logits()), strict=True)
-    return found
-
-
 # The same image meets the same label
 
 
@@ -101,7 +88,7 @@ def test_every_image_meets_its_label_once_an_epoch(decoder: LabelDecoder, batch:
     orders = []
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
-        found = pairs(loader, decoder)
+        found = pairs(loader)
         assert sorted(found) == [(image, epoch * N + image) for image in range(N)]
         orders.append([image for image, _ in found])
     assert len({tuple(order) for order in orders}) == EPOCHS
@@ -115,11 +102,9 @@ def test_workers_of_every_kind_read_the_right_epoch(decoder: LabelDecoder, start
     loader = DataLoader(data, batch_size=5, sampler=sampler, collate_fn=collate, **options)
     for epoch in range(3):
         sampler.set_epoch(epoch)
-        found: list[tuple[int, int]] = []
-        for views, labels in loader:
-            assert labels.decoder is decoder
-            found += zip(views.flatten(1)[:, 0].long().tolist(), marked_rows(labels.logits()), strict=True)
-        assert found == [(row % N, row) for row in sampler._rows().tolist()]
+        batches = list(loader)
+        assert all(labels.decoder is decoder for _, labels in batches)
+        assert sorted(pairs(batches)) == [(image, epoch * N + image) for image in range(N)]
     del loader
 
 
@@ -267,21 +252,55 @@ def test_images_of_several_sizes_are_named() -> None:
         images(np.array([0, 1]))
 
 
+@pytest.mark.parametrize("items", [[PIXELS[0], PIXELS[1] / 255], [PIXELS[0] / 255, PIXELS[1]]])
+def test_images_of_several_dtypes_are_refused_and_none_is_converted(items: list[torch.Tensor]) -> None:
+    kinds = [str(item.dtype) for item in items]
+    for images in (Images(items), Images(lambda numbers: torch.stack([items[number] for number in numbers]))):
+        assert torch.equal(images(np.array([0, 0])), torch.stack([items[0]] * 2))
+        with pytest.raises(ValueError, match=f"1.* is {kinds[1]}, but image 0 is {kinds[0]}: .* give all images one"):
+            images(np.array([1]))
+    assert Images(items)(np.zeros(0, np.int64)).dtype == items[0].dtype
+    with pytest.raises(ValueError, match=f"image 1 is {kinds[1]}, but image 0 is {kinds[0]}"):
+        Images(items)(np.array([0, 1]))
+
+
 def test_views_that_nobody_can_replay_are_refused(tmp_path: Path, decoder: LabelDecoder) -> None:
     bare = marked(tmp_path / "bare", N, 1)
     with pytest.raises(ValueError, match="bare has no replay recipe.*augment_on=None"):
         DistilledDataset(PIXELS, bare)
     as_they_are: Any = DistilledDataset(PIXELS, bare, augment_on=None)
     assert torch.equal(as_they_are[5][0], PIXELS[5])
-    drawn = SideInformation(np.zeros(N, np.int64), RECIPE, draws=[[2**16, 0]])
-    LabelEncoder(Raw(2), drawn).encode(np.zeros((N, 2), np.float32), tmp_path / "drawn", progress=False)
-    with pytest.raises(ValueError, match="shaped by draws of its author's own"):
-        DistilledDataset(PIXELS, LabelDecoder(tmp_path / "drawn"))
-    assert len(DistilledDataset(PIXELS, LabelDecoder(tmp_path / "drawn"), augment_on="device")[3][0]) == 1
     with pytest.raises(ValueError, match="augment_on must be 'worker', 'device' or None, got 'gpu'"):
         DistilledDataset(PIXELS, decoder, augment_on="gpu")
     with pytest.raises(TypeError, match="the transform travels with each batch, but .*lambda.* does not pickle"):
         DistilledDataset(PIXELS, decoder, augment_on="device", transform=lambda views: views)
+
+
+def test_views_of_draws_of_the_authors_own_are_left_to_the_author(tmp_path: Path) -> None:
+    side = SideInformation(np.zeros(N, np.int64), RECIPE, draws=[[2**16, 0]])
+    LabelEncoder(Raw(2), side).encode(np.zeros((N, 2), np.float32), tmp_path / "drawn", progress=False)
+    decoder = LabelDecoder(tmp_path / "drawn")
+    with pytest.raises(ValueError, match="shaped by draws of its author's own"):
+        DistilledDataset(PIXELS, decoder)
+    data, rows = DistilledDataset(PIXELS, decoder, augment_on="device"), list(range(N))
+    for originals, _ in (
+        collate(data.__getitems__(rows)),
+        default_collate([data[row] for row in rows]),
+        *DataLoader(data, N, collate_fn=collate, num_workers=1, multiprocessing_context="fork"),
+    ):
+        assert torch.equal(originals.pixels[:N], PIXELS)
+        assert originals.parameters.images.tolist() == rows
+        for same in (originals, originals[3:5], originals.to("cpu")):
+            with pytest.raises(ValueError, match="draws of the author's own.*make them from .pixels and .parameters"):
+                same()
+
+
+def test_draws_are_found_where_the_file_says_them(tmp_path: Path) -> None:
+    codec, draws = Raw(2).config(), [[65536, 1]]
+    places: dict[str, dict[str, Any]] = {"none": {}, "no": {"replay": {}}, "replay": {"replay": {"draws": draws}}}
+    for name, metadata in {**places, "codec": {"codec": {**codec, "draws": draws}}}.items():
+        LabelFile.create(tmp_path / name, rows=0, row_bytes=4, metadata={"codec": codec, **metadata}).close()
+        assert draws_of(LabelFile(tmp_path / name)) == (draws if "draws" in str(metadata) else [])
 
 
 # A data set of one's own
@@ -289,8 +308,12 @@ def test_views_that_nobody_can_replay_are_refused(tmp_path: Path, decoder: Label
 
 @STARTS
 def test_labels_are_added_to_the_batches_of_any_data_set(decoder: LabelDecoder, start: str) -> None:
-    ways: list[tuple[str, Any]] = [("tuple", 1), ("dict", "row"), ("tensor", first)]
-    for kind, row in ways if start == "fork" else ways[:1]:
+    ways: list[tuple[str, Any, Any]] = [
+        ("tuple", 1, lambda batch: batch[1]),
+        ("dict", "row", lambda batch: batch["row"]),
+        ("tensor", first, lambda batch: batch[0][:, 0]),
+    ]
+    for kind, row, rows_of in ways if start == "fork" else ways[:1]:
         together = decoder.collate(default_collate, row=row)
         sampler = ReplaySampler(decoder)
         sampler.set_epoch(1)
@@ -298,7 +321,9 @@ def test_labels_are_added_to_the_batches_of_any_data_set(decoder: LabelDecoder, 
         loader = DataLoader(Own(kind), batch_size=8, sampler=sampler, collate_fn=together, **options)
         batches = list(loader)
         labels = [batch["labels"] if kind == "dict" else batch[-1] for batch in batches]
-        assert [row for part in labels for row in marked_rows(part.logits())] == sampler._rows().tolist()
+        found = [row for part in labels for row in marked_rows(part.logits())]
+        assert found == torch.cat([rows_of(batch) for batch in batches]).tolist()
+        assert sorted(found) == list(range(N, 2 * N))
         assert len(batches[0]) == {"tuple": 3, "dict": 3, "tensor": 2}[kind]
 
 
@@ -328,14 +353,22 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_hang(decoder: LabelDecode
 
 
 @pytest.mark.parametrize("load", ["copy", "map"])
-def test_a_file_that_is_replaced_before_a_worker_reads_it_is_an_error(tmp_path: Path, load: str) -> None:
-    decoder = marked(tmp_path / "labels", N, 1, load=load)
+def test_a_file_that_is_replaced_is_never_read_for_the_old_one(tmp_path: Path, load: str) -> None:
+    decoder, late = marked(tmp_path / "labels", N, 1, load=load), LabelDecoder(tmp_path / "labels", load=load)
+    data = DistilledDataset(numbered, decoder, augment_on=None)
     marked(tmp_path / "other", N + 1, 1)
     os.replace(tmp_path / "other", tmp_path / "labels")
-    data = DistilledDataset(numbered, decoder, augment_on=None)
-    loader = DataLoader(data, batch_size=8, collate_fn=collate, num_workers=1, multiprocessing_context="fork")
     with pytest.raises(Corrupt, match="the file was replaced after it was opened"):
-        raise error_of(loader)
+        DistilledDataset(numbered, late, augment_on=None)
+    options: dict[str, Any] = {"batch_size": 8, "collate_fn": collate, "num_workers": 1}
+    forked = DataLoader(data, multiprocessing_context="fork", **options)
+    if load == "copy":  # its worker has the rows already
+        assert pairs(forked) == [(image, image) for image in range(N)]
+    else:
+        with pytest.raises(Corrupt, match="the file was replaced after it was opened"):
+            raise error_of(forked)
+    with pytest.raises(RuntimeError, match="DataLoader worker .* exited unexpectedly"):
+        raise error_of(DataLoader(data, multiprocessing_context="spawn", **options))
 
 
 def test_two_decoders_of_one_file_serve_two_loaders(decoder: LabelDecoder) -> None:
@@ -349,10 +382,10 @@ def test_two_decoders_of_one_file_serve_two_loaders(decoder: LabelDecoder) -> No
 def test_priors_find_what_they_need_in_the_batches_of_workers() -> None:
     decoder = LabelDecoder(file_of("replay"))
     data = DistilledDataset(lambda numbers: torch.zeros(len(numbers), 1, 48, 48), decoder)
-    sampler = ReplaySampler(decoder)
+    sampler = ReplaySampler(decoder, shuffle=False)
     sampler.set_epoch(1)
     loader = DataLoader(data, 32, sampler=sampler, collate_fn=collate, num_workers=1, multiprocessing_context="fork")
     found = torch.cat([labels.probs(4.0) for _, labels in loader])
-    torch.testing.assert_close(found, decoder(sampler._rows(), 4.0), rtol=1e-5, atol=1e-6)
-    assert len(found) == OTHER_IMAGES
+    rows = np.arange(OTHER_IMAGES, 2 * OTHER_IMAGES)
+    torch.testing.assert_close(found, decoder(rows, 4.0), rtol=1e-5, atol=1e-6)
     assert isinstance(data.__getitems__([0]), Batch)

@@ -23,11 +23,29 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
-# As much of the interfaces as the loops use.
+COMMANDS = [
+    ("examples.loops.plain",),
+    ("examples.loops.sre2l",),
+    ("examples.loops.compiled", "--backend", "aot_eager"),
+    (*TORCHRUN, "examples.loops.ddp"),
+]
+
+# As much of the interfaces as the loops use. accelerate's loader says epochs to the sampler, by its own count.
 ACCELERATE = """
+import torch
+class Loader(torch.utils.data.DataLoader):
+    iteration = 0
+    def set_epoch(self, epoch):
+        self.iteration = epoch
+        self.batch_sampler.sampler.set_epoch(epoch)
+    def __iter__(self):
+        self.set_epoch(self.iteration)
+        yield from super().__iter__()
+        self.iteration += 1
 class Accelerator:
-    def prepare(self, *parts):
-        return parts
+    def prepare(self, student, optimizer, loader):
+        again = Loader(loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn)
+        return student, optimizer, again
     def backward(self, loss):
         loss.backward()
     print = staticmethod(print)
@@ -52,6 +70,12 @@ class Trainer:
                 optimizer.step()
         self.callback_metrics = module.logged
 """
+STAND_INS = {"accelerate": ACCELERATE, "lightning": LIGHTNING}
+
+
+def loop_of(command: tuple[str, ...]) -> str:
+    """The module that a command runs."""
+    return next(word for word in command if word.startswith("examples."))
 
 
 def run(*command: str) -> str:
@@ -62,16 +86,7 @@ def run(*command: str) -> str:
     return str(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("examples.loops.plain",),
-        ("examples.loops.sre2l",),
-        ("examples.loops.compiled", "--backend", "aot_eager"),
-        (*TORCHRUN, "examples.loops.ddp"),
-    ],
-    ids=lambda command: next(word for word in command if word.startswith("examples")),
-)
+@pytest.mark.parametrize("command", COMMANDS, ids=loop_of)
 def test_a_loop_runs_and_its_student_learns(command: tuple[str, ...]) -> None:
     printed = run(*command, "--quick")
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", printed)]
@@ -81,24 +96,36 @@ def test_a_loop_runs_and_its_student_learns(command: tuple[str, ...]) -> None:
         assert printed.count("over 100 rows") == 4  # both ranks together, none twice
 
 
-@pytest.mark.parametrize("library", ["accelerate", "lightning"])
+@pytest.mark.parametrize("library", STAND_INS)
 def test_a_loop_of_a_library_runs(library: str) -> None:
     pytest.importorskip(library, reason=f"{library} is not installed: its loop runs on a stand-in only")
     assert "loss" in run(f"examples.loops.{library}_loop", "--quick")
 
 
-@pytest.mark.parametrize(("library", "source"), [("accelerate", ACCELERATE), ("lightning", LIGHTNING)])
-def test_a_loop_of_a_library_runs_on_a_stand_in(
-    library: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("library", "first"), [("accelerate", 0), ("accelerate", 1), ("lightning", 0)])
+def test_a_loop_of_a_library_reads_each_epoch_once_on_a_stand_in(
+    library: str, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in = ModuleType(library)
-    exec(source, stand_in.__dict__)
+    exec(STAND_INS[library], stand_in.__dict__)
     monkeypatch.setitem(sys.modules, library, stand_in)
     loop = importlib.import_module(f"examples.loops.{library}_loop")
     monkeypatch.delitem(sys.modules, loop.__name__)
-    given = [stand_in.Accelerator()] if library == "accelerate" else []
-    loop.train(*given, *tiny.made(tmp_path, 40, 2))
+    images, decoder = tiny.made(tmp_path, 40, 3)
+    read, seen = decoder.read, []
+
+    def noted(rows: Any) -> Any:
+        seen.extend(rows.tolist())
+        return read(rows)
+
+    monkeypatch.setattr(decoder, "read", noted)
+    if library == "accelerate":
+        loop.train(stand_in.Accelerator(), images, decoder, first=first)
+    else:
+        loop.train(images, decoder)
     assert re.search(r"loss \d\.\d+ in", capsys.readouterr().out)
+    assert sorted(seen) == list(range(first * 40, 120))
+    assert [row // 40 for row in seen] == [row // 40 for row in sorted(seen)]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it traces
@@ -121,5 +148,6 @@ def test_a_compiled_step_computes_what_the_eager_one_does(tmp_path: Path) -> Non
 
 def test_every_loop_is_one_screen_and_tested() -> None:
     loops = {path.stem: path.read_text().splitlines() for path in (ROOT / "examples" / "loops").glob("[!_]*.py")}
-    assert set(loops) == {"plain", "ddp", "accelerate_loop", "lightning_loop", "sre2l", "compiled", "tiny"}
+    tested = {loop_of(command).rpartition(".")[2] for command in COMMANDS} | {f"{name}_loop" for name in STAND_INS}
+    assert set(loops) == tested | {"tiny"}
     assert max(len(lines) for name, lines in loops.items() if name != "tiny") <= 70

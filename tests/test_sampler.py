@@ -78,26 +78,31 @@ def test_an_epoch_that_is_read_again_without_set_epoch_is_warned_about(decoder: 
 
 @pytest.mark.parametrize(("world", "later"), [(1, 1), (2, 2), (3, 3), (4, 1), (2, 5)])
 @pytest.mark.parametrize("consumed", [0, 1, 4])
-def test_training_goes_on_where_it_stopped(decoder: LabelDecoder, world: int, later: int, consumed: int) -> None:
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_training_goes_on_where_it_stopped(
+    decoder: LabelDecoder, world: int, later: int, consumed: int, drop_last: bool
+) -> None:
     before, states = [], []
     for rank in range(world):
-        sampler = ReplaySampler(decoder, seed=5, rank=rank, world=world)
+        sampler = ReplaySampler(decoder, seed=5, rank=rank, world=world, drop_last=drop_last)
         sampler.set_epoch(2)
         before += list(sampler)[:consumed]
         states.append(pickle.loads(pickle.dumps(sampler.state_dict(consumed))))
     assert all(state == states[0] for state in states)
     after = []
     for rank in range(later):
-        sampler = ReplaySampler(decoder, rank=rank, world=later)
+        sampler = ReplaySampler(decoder, rank=rank, world=later, drop_last=drop_last)
         sampler.load_state_dict(states[0])
         sampler.set_epoch(2)  # a loop calls it, and loses nothing
         rest = list(sampler)
         assert len(rest) == len(sampler)
         after += rest
         sampler.set_epoch(3)
-        assert len(list(sampler)) == -(-N // later)
-    assert set(before) | set(after) == set(range(2 * N, 3 * N))
+        assert len(list(sampler)) == (N // later if drop_last else -(-N // later))
     assert not set(before) & set(after)
+    seen, left_out = set(before) | set(after), (N - len(before)) % later if drop_last else 0
+    assert seen <= set(range(2 * N, 3 * N))
+    assert len(seen) == N - left_out
 
 
 def test_a_state_can_be_taken_after_a_state(decoder: LabelDecoder) -> None:
@@ -124,17 +129,40 @@ def test_a_state_of_another_set_is_refused(decoder: LabelDecoder) -> None:
         ReplaySampler(decoder, rank=2, world=2)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("epoch", 1.0, "epoch must be a whole number from 0 .* got 1.0"),
+        ("done", -5, "done must be a whole number from 0 to 23, got -5"),
+        ("done", 24, "done must be a whole number from 0 to 23, got 24"),
+        ("done", 2.5, "done must be a whole number from 0 to 23, got 2.5"),
+        ("done", None, "done must be .* got None"),
+        ("seed", -3, "seed must be a whole number from 0 .* got -3"),
+        ("shuffle", "no", "shuffle must be True or False, got 'no'"),
+    ],
+)
+def test_a_state_that_was_never_saved_is_refused_and_changes_nothing(
+    decoder: LabelDecoder, key: str, value: Any, words: str
+) -> None:
+    sampler = ReplaySampler(decoder, seed=5)
+    before = sampler.state_dict(7)
+    sampler.load_state_dict(before)
+    with pytest.raises(ValueError, match=words):
+        sampler.load_state_dict({"epoch": 1, "done": 3, "seed": 6, "shuffle": False, "images": N, key: value})
+    assert sampler.state_dict() == before
+    with pytest.raises(ValueError, match="shuffle must be True or False, got 1"):
+        ReplaySampler(decoder, shuffle=1)  # type: ignore[arg-type]
+
+
 # What other loops do to a sampler
 
 
-def test_batches_that_accelerate_shares_out_are_those_of_the_epoch(decoder: LabelDecoder) -> None:
-    """BatchSamplerShard gives rank r every world-th batch, and hands set_epoch to batch_sampler.sampler."""
+def test_processes_that_take_turns_at_the_batches_read_the_epoch_once(decoder: LabelDecoder) -> None:
     seen = []
     for rank in range(2):
         sampler = ReplaySampler(decoder, rank=0, world=1)
+        sampler.set_epoch(1)
         batches = torch.utils.data.BatchSampler(sampler, 4, drop_last=False)
-        given: Any = batches.sampler
-        given.set_epoch(1)
         seen += [batch for number, batch in enumerate(batches) if number % 2 == rank]
     assert sorted(row for batch in seen for row in batch) == list(range(N, 2 * N))
 

@@ -9,8 +9,9 @@
             loss = labels.to(device).kl(student(views.to(device)), temperature=20)
 
 The numbers of rows that the sampler gives carry the epoch, so the same image meets the label of the same view whatever
-the batch size, the number of workers or of ranks. Who has a data set that makes the views itself adds the labels to its
-batches: `collate_fn=decoder.collate(default_collate, row=1)`.
+the batch size, the number of workers or of ranks. Who has a data set that makes the views itself lets its samples carry
+the row number, the index that the sampler asked for, as in {"image": view, "row": index}, and adds the labels to its
+batches: `collate_fn=decoder.collate(default_collate, row="row")`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vqlabel.images import Images, Source
 from vqlabel.originals import Originals, Transform
 from vqlabel.packed import PackedLabels
 from vqlabel.sampler import ReplaySampler
+from vqlabel.scene import draws_of
 from vqlabel.views import apply
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
             self._check_recipe()
         if augment_on == "device":
             _check_pickles(transform)
+        decoder.load()
 
     def __len__(self) -> int:
         """Rows of all epochs."""
@@ -108,7 +111,8 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         else:
             parameters = self.recipe.parameters(epochs, numbers)
             if self.augment_on == "device":
-                return Originals.read(self.images, parameters, self.transform)
+                drawn = bool(draws_of(self.decoder.file))
+                return Originals.read(self.images, parameters, self.transform, drawn=drawn)
             views = apply(self.images, parameters)
         return views if self.transform is None else self.transform(views)
 
@@ -132,10 +136,11 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         if size and size != (recipe.height, recipe.width):
             found, wanted = f"{size[0]} x {size[1]}", f"{recipe.height} x {recipe.width}"
             raise ValueError(f"images are {found} pixels, but {path} replays views of images of {wanted}: resize them")
-        if self.augment_on == "worker" and self.decoder.file.metadata.get("replay", {}).get("draws"):
+        if self.augment_on == "worker" and draws_of(self.decoder.file):
             raise ValueError(
-                f"the views of {path} were shaped by draws of its author's own: make views from the batch's Originals "
-                "and their parameters (augment_on='device'), or use your own data set and decoder.collate"
+                f"the views of {path} were shaped by draws of its author's own: make views from the pixels and "
+                "parameters of the batch's Originals (augment_on='device'), or use your own data set and "
+                "decoder.collate"
             )
 
 
@@ -147,7 +152,8 @@ def collate(samples: Any) -> Any:
 class Collate:
     """Your own collate_fn, and the labels: added to a tuple or list at its end, to a dict as "labels".
 
-    row is where a sample has its row number, its place or key, or a function from a sample to it.
+    row is where a sample has its row number (epoch * images + image, not its class): its place or key, or a function
+    from a sample to it.
     """
 
     def __init__(
@@ -156,6 +162,7 @@ class Collate:
         if not callable(row) and not isinstance(row, (int, str)):
             raise TypeError(f"row must be a function of a sample, or a place or key in it, got {row!r:.80}")
         self._decoder, self._collate, self._row = decoder, collate, row
+        decoder.load()
 
     def __call__(self, samples: Any) -> Any:
         """The batch of these samples, with labels."""

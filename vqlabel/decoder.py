@@ -115,7 +115,7 @@ class LabelDecoder:
         return epochs.astype(np.int64) * self.images + numbers.astype(np.int64)
 
     def load(self) -> None:
-        """Load the rows now: forked workers then share them, where each would otherwise load its own."""
+        """Load the rows now: of a file that is copied, forked workers then share them instead of loading their own."""
         if len(self):
             self.file.gather([0])
 

@@ -26,9 +26,10 @@ class Images:
         self._source: Any = source
         self.count: int | None = None  # not known of a function
         self.shape: tuple[int, ...] = ()  # c, H, W; not known where there are no images
+        self.dtype: torch.dtype | None = None
         if isinstance(source, torch.Tensor):
             self.count, self._read = len(source) if source.ndim else 0, self._of_tensor
-            self.shape = tuple(_checked(source, "images", None).shape[1:])
+            self._remember(_checked(source, "images", None))
             return
         if isinstance(source, np.ndarray):
             raise TypeError("images are an array: give torch.from_numpy(images), of shape [N, c, H, W]")
@@ -42,7 +43,7 @@ class Images:
                 f"data set, got {type(source).__name__}"
             )
         if self.count != 0:
-            self.shape = tuple(self._read(np.zeros(1, np.int64)).shape[1:])
+            self._remember(self._read(np.zeros(1, np.int64)))
 
     def __call__(self, numbers: Numbers) -> torch.Tensor:
         """Images [B, c, H, W] of these numbers [B]."""
@@ -54,22 +55,34 @@ class Images:
 
     def _of_function(self, numbers: Numbers) -> torch.Tensor:
         found = _checked(self._source(numbers), "what the function of image numbers returns", len(numbers))
-        self._check_size(found.shape[1:], f"images {numbers.tolist()[:3]}..")
+        self._check_alike(found, f"images {numbers.tolist()[:3]}..")
         return found
 
     def _of_items(self, numbers: Numbers) -> torch.Tensor:
         parts = []
         for number in numbers.tolist():
             part = _image(self._source[number], number)
-            self._check_size(part.shape, f"image {number}")
+            self._check_alike(part, f"image {number}")
             parts.append(part)
-        return torch.stack(parts) if parts else torch.zeros(0, *self.shape)
+        return torch.stack(parts) if parts else torch.zeros(0, *self.shape, dtype=self.dtype)
 
-    def _check_size(self, shape: Sequence[int], which: str) -> None:
-        if self.shape and tuple(shape) != self.shape:
+    def _remember(self, images: torch.Tensor) -> None:
+        self.shape, self.dtype = tuple(images.shape[1:]), images.dtype
+
+    def _check_alike(self, image: torch.Tensor, which: str) -> None:
+        """ValueError unless this image [..., c, H, W] is of the size and dtype of image 0."""
+        if self.dtype is None:
+            return  # it is image 0
+        shape = tuple(image.shape[-3:])
+        if shape != self.shape:
             raise ValueError(
                 f"{which} is {list(shape)} (channels, height, width), but image 0 is {list(self.shape)}: views are "
                 "replayed for images of one size, so resize them as they were when the labels were made"
+            )
+        if image.dtype != self.dtype:
+            raise ValueError(
+                f"{which} is {image.dtype}, but image 0 is {self.dtype}: uint8 counts as 0 to 1 and floats as they "
+                "are, so give all images one dtype"
             )
 
 

@@ -28,12 +28,15 @@ class Originals:
     pixels: torch.Tensor  # [B + M, c, H, W]: the images, then the partners of the M mixed ones
     parameters: Parameters
     transform: Transform | None = None
+    drawn: bool = False  # draws of the author's own shaped the views too, and only the author knows how
 
     @classmethod
-    def read(cls, images: Images, parameters: Parameters, transform: Transform | None = None) -> Originals:
+    def read(
+        cls, images: Images, parameters: Parameters, transform: Transform | None = None, *, drawn: bool = False
+    ) -> Originals:
         """Originals of these rows."""
         partners = parameters.partners[parameters.kinds > 0]
-        return cls(images(np.concatenate([parameters.images, partners])), parameters, transform)
+        return cls(images(np.concatenate([parameters.images, partners])), parameters, transform, drawn)
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -44,6 +47,11 @@ class Originals:
 
     def __call__(self) -> torch.Tensor:
         """Views [B, c, size, size], transformed."""
+        if self.drawn:
+            raise ValueError(
+                "these views were shaped by draws of the author's own, which the parameters do not tell: make them "
+                "from .pixels and .parameters as the author did, with recipe.draws"
+            )
         local = replace(self.parameters, images=np.arange(len(self)), partners=self._partners)
         views = apply(self.pixels, local)
         return views if self.transform is None else self.transform(views)
@@ -68,7 +76,7 @@ class Originals:
         parameters = replace(self.parameters, **parts)
         places = np.concatenate([chosen, self._partners[chosen][parameters.kinds > 0]])
         pixels = self.pixels[torch.from_numpy(places).to(self.device)]
-        return Originals(pixels, parameters, self.transform)
+        return replace(self, pixels=pixels, parameters=parameters)
 
     @property
     def _partners(self) -> NDArray[np.int64]:
@@ -83,14 +91,13 @@ def _arrays(parameters: Parameters) -> dict[str, NDArray[Any]]:
 
 def joined(parts: Any, *, collate_fn_map: Any = None) -> Originals:
     """One batch of several, for torch's default_collate."""
-    first = parts[0]
+    first: Originals = parts[0]
     columns = [_arrays(part.parameters) for part in parts]
-    parameters = replace(
-        first.parameters, **{name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    )
+    arrays: Any = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    parameters = replace(first.parameters, **arrays)
     own = [part.pixels[: len(part)] for part in parts]
     partners = [part.pixels[len(part) :] for part in parts]
-    return Originals(torch.cat(own + partners), parameters, first.transform)
+    return replace(first, pixels=torch.cat(own + partners), parameters=parameters)
 
 
 default_collate_fn_map[Originals] = joined

@@ -28,6 +28,9 @@ class ReplaySampler(Sampler[int]):
     leaving a few out. rank and world are those of torch.distributed unless given. Say rank=0, world=1 to those who
     share a sampler out themselves: accelerate, and Lightning without use_distributed_sampler=False.
 
+    The loader that accelerate makes counts epochs from 0 by itself and calls `set_epoch` with its count whenever it is
+    iterated. Tell it the epoch too, `loader.set_epoch(epoch)`, or a run that goes on later begins with epoch 0 again.
+
     cycle=True reads the file again from its first epoch when training is longer; the order is still new.
     """
 
@@ -46,7 +49,7 @@ class ReplaySampler(Sampler[int]):
         self.rank, self.world = here.rank if rank is None else rank, here.world if world is None else world
         check_whole("world", self.world, 1, 2**31)
         check_whole("rank", self.rank, 0, self.world - 1)
-        check_whole("seed", seed, 0, 2**64 - 1)
+        _check_order(seed, shuffle)
         self.shuffle, self.seed, self.drop_last, self.cycle = shuffle, seed, drop_last, cycle
         self._images, self._epochs, self._path = decoder.images, decoder.epochs, decoder.file.path
         self.epoch, self._done = 0, 0  # rows of the epoch that all ranks together are through with
@@ -89,8 +92,12 @@ class ReplaySampler(Sampler[int]):
         """Go on where `state_dict` was: the next iteration gives what is left of that epoch."""
         if state.get("images") != self._images:
             raise ValueError(f"the state is of {state.get('images')} images, but the file has {self._images}")
-        self._check_epoch(state["epoch"])
-        self.epoch, self._done, self.seed, self.shuffle = (state[key] for key in ("epoch", "done", "seed", "shuffle"))
+        found: list[Any] = [state.get(key) for key in ("epoch", "done", "seed", "shuffle")]
+        epoch, done, seed, shuffle = found
+        self._check_epoch(epoch)
+        check_whole("done", done, 0, self._images)
+        _check_order(seed, shuffle)
+        self.epoch, self._done, self.seed, self.shuffle = epoch, done, seed, shuffle
         self._read = None
 
     def _rows(self) -> NDArray[np.int64]:
@@ -102,10 +109,16 @@ class ReplaySampler(Sampler[int]):
         own = np.resize(left, len(self) * self.world)[self.rank :: self.world] if len(self) else left[:0]
         return own + self.epoch % max(self._epochs, 1) * self._images
 
-    def _check_epoch(self, epoch: int) -> None:
+    def _check_epoch(self, epoch: Any) -> None:
         check_whole("epoch", epoch, 0, 2**63 - 1)
         if epoch >= self._epochs and not (self.cycle and self._epochs):
             raise ValueError(
                 f"epoch {epoch} is not in {self._path}, which has {self._epochs} epochs of {self._images} images: "
                 "train fewer epochs, or read it again with cycle=True"
             )
+
+
+def _check_order(seed: Any, shuffle: Any) -> None:
+    check_whole("seed", seed, 0, 2**64 - 1)
+    if not isinstance(shuffle, bool):
+        raise ValueError(f"shuffle must be True or False, got {shuffle!r:.80}")
