@@ -25,17 +25,19 @@ RESULTS = Path(__file__).parent / "results"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --record."""
-    parser.addoption("--record", action="store_true", help="keep the figures under benchmarks/results")
+    words = "keep the figures under benchmarks/results; say which part of all benchmarks they are, if it is one"
+    parser.addoption("--record", nargs="?", const="", metavar="PART", help=words)
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print what was measured; keep it if asked to and if everything passed."""
     for line in lines(RECORDS):
         terminalreporter.write_line(line)
-    if config.getoption("--record") and exitstatus == 0 and RECORDS:
+    part = config.getoption("--record")
+    if part is not None and exitstatus == 0 and RECORDS:
         RESULTS.mkdir(exist_ok=True)
         found = machine()
-        path = RESULTS / f"{found['date']}-{slug(found.get('gpu', 'cpu'))}.json"
+        path = RESULTS / f"{found['date']}-{slug(found.get('gpu', 'cpu') + ' ' + part)}.json"
         path.write_text(json.dumps({"machine": found, "records": RECORDS}, indent=1) + "\n")
         terminalreporter.write_line(f"kept as {path.relative_to(Path.cwd())}")
 
