@@ -45,7 +45,7 @@ def check(
 def check_temperature(temperature: float) -> None:
     """ValueError for what cannot divide logits."""
     if not 0 < temperature < math.inf:
-        raise ValueError(f"a temperature must be above 0 and finite, got {temperature}")
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
 
 
 def check_loss(

@@ -73,11 +73,6 @@ class Tables:
         """Where the tensors are."""
         return self.weight.device
 
-    def to(self, device: torch.device | str) -> Tables:
-        """The same tables there."""
-        values: list[Any] = [value.to(device) if isinstance(value, torch.Tensor) else value for value in self._values()]
-        return Tables(*values)
-
     def parts(self) -> tuple[list[torch.Tensor], list[int], str]:
         """Tensors, whole numbers and the word, for an operator that knows nothing else; `from_parts` undoes it."""
         values = self._values()

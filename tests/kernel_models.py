@@ -69,7 +69,8 @@ class Drawn:
 
     def tables(self, dtype: torch.dtype) -> Tables:
         """For the kernels, or in float64 for plain.py."""
-        return make_tables(self.weights, self.layout, dtype=dtype).to(self.device)
+        weights = {name: weight.to(self.device) for name, weight in self.weights.items()}
+        return make_tables(weights, self.layout, dtype=dtype)
 
     def truth(self) -> torch.Tensor:
         """Logits float64 [B, C]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -196,15 +197,16 @@ def test_rows_of_labels_begin_at_16_bytes() -> None:
 def test_wrong_arguments_are_refused_with_their_shapes() -> None:
     drawn = Drawn(Case(B=2), DEVICE)
     tables, rows, h0 = drawn.tables(torch.float16), drawn.rows, drawn.given["h0"]
+    elsewhere = dataclasses.replace(tables, weight=tables.weight.to("meta"))
     wrong: list[tuple[str, Any]] = [
         (r"rows must be uint8 \[B, 2\], got torch.uint8 \[2, 1\]", {"rows": rows[:, :1]}),
         (r"rows must be uint8 \[B, 2\], got torch.int64", {"rows": rows.long()}),
         (r"h0 must be floats \[2, 5\], got torch.float32 \[2, 4\]", {"h0": h0[:, :4]}),
         (r"spread must be floats \[2\], got torch.float32 \[2, 5\]", {"spread": h0}),
         (r"lse must be floats \[2\], got torch.int64 \[2\]", {"lse": torch.zeros(2, dtype=torch.int64, device=DEVICE)}),
-        ("rows are on .*, but the tables are on meta", {"tables": tables.to("meta")}),
-        ("temperature must be above 0 and finite, got 0", {"temperature": 0.0}),
-        ("temperature must be above 0 and finite, got nan", {"temperature": float("nan")}),
+        ("rows are on .*, but the tables are on meta", {"tables": elsewhere}),
+        ("temperature must be a finite number above 0, got 0", {"temperature": 0.0}),
+        ("temperature must be a finite number above 0, got nan", {"temperature": float("nan")}),
         ("output must be one of probs, log_probs, logits, got 'p'", {"output": "p"}),
         ("labels can be float32, float16 or bfloat16, not torch.int8", {"dtype": torch.int8}),
         (r"out must be torch.float32 \[2, 7\] on .*, got torch.float32 \[2, 5\]", {"out": h0.float()}),

@@ -198,8 +198,8 @@ def test_wrong_arguments_are_refused_with_their_shapes() -> None:
         (r"\[1, 7\], but 2 rows", {"student": student[:1]}),
         ("student logits must be floats on .*, got torch.int64", {"student": student.long()}),
         (r"rows must be uint8 \[B, 2\]", {"rows": rows[:, :1]}),
-        ("temperature must be above 0 and finite, got -1", {"temperature": -1.0}),
-        ("temperature must be above 0 and finite, got inf", {"student_temperature": float("inf")}),
+        ("temperature must be a finite number above 0, got -1", {"temperature": -1.0}),
+        ("temperature must be a finite number above 0, got inf", {"student_temperature": float("inf")}),
         ("kind must be one of kl, soft_ce, mse_logits, got 'ce'", {"kind": "ce"}),
         ("columns of torch.float64 are more than the 0", {"tables": drawn.tables(torch.float64)}),
     ]

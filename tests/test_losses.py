@@ -10,8 +10,8 @@ import torch
 from decoder_parts import CLASSES, KINDS, file_of, marked, views_of
 
 from vqlabel import LabelDecoder
-from vqlabel.losses import KINDS as LOSSES
 from vqlabel.losses import distillation_loss
+from vqlabel.wanted import KINDS as LOSSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

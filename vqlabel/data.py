@@ -83,6 +83,7 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         self.images, self.decoder = Images(images), decoder
         self.augment_on, self.transform = augment_on, transform
         self.recipe = decoder.recipe if augment_on else None
+        self._drawn = bool(draws_of(decoder.file))
         self._check_images()
         if augment_on:
             self._check_recipe()
@@ -111,8 +112,7 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         else:
             parameters = self.recipe.parameters(epochs, numbers)
             if self.augment_on == "device":
-                drawn = bool(draws_of(self.decoder.file))
-                return Originals.read(self.images, parameters, self.transform, drawn=drawn)
+                return Originals.read(self.images, parameters, self.transform, drawn=self._drawn)
             views = apply(self.images, parameters)
         return views if self.transform is None else self.transform(views)
 
@@ -136,7 +136,7 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         if size and size != (recipe.height, recipe.width):
             found, wanted = f"{size[0]} x {size[1]}", f"{recipe.height} x {recipe.width}"
             raise ValueError(f"images are {found} pixels, but {path} replays views of images of {wanted}: resize them")
-        if self.augment_on == "worker" and draws_of(self.decoder.file):
+        if self.augment_on == "worker" and self._drawn:
             raise ValueError(
                 f"the views of {path} were shaped by draws of its author's own: make views from the pixels and "
                 "parameters of the batch's Originals (augment_on='device'), or use your own data set and "

@@ -19,9 +19,8 @@ import torch
 from vqlabel.arguments import check_word
 from vqlabel.packed import PackedLabels
 from vqlabel.paths import plain_loss
-from vqlabel.wanted import Terms, check_temperature
+from vqlabel.wanted import KINDS, Terms, check_temperature
 
-KINDS = ("kl", "soft_ce", "mse_logits")
 REDUCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": torch.mean,
     "sum": torch.sum,

@@ -18,8 +18,8 @@ class NativeDecoder:
     """The decoder of a label file, in the form that the C++ works with.
 
     A row comes out as the same bits in any batch, with any threads, on every processor. Products are of 8-bit weights
-    and 16-bit inputs: logits are several times closer to exact ones than fp16 logits are, and about as close where
-    tables serve (see csrc/decode.hpp).
+    and 16-bit inputs: with a hidden layer logits are at least twice as close to exact ones as fp16 logits are, and
+    within twice as far where tables serve (see csrc/decode.hpp).
     """
 
     def __init__(self, layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "reference")
 
 
-class Path:
+class Path(ABC):
     """A way from rows uint8 [B, row_bytes] to labels [B, C] on the same device."""
 
+    @abstractmethod
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows, of which `side` is known."""
-        raise NotImplementedError
 
     def loss(self, student: torch.Tensor, rows: torch.Tensor, side: Side | None, terms: Terms) -> torch.Tensor:
         """Losses [B] of student logits [B, C] against the labels of these rows; gradients reach the student alone."""

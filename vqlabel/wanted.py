@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from vqlabel.arguments import check_word
+from vqlabel.kernels._checks import KINDS, OUTPUTS, Terms, check_temperature
 
-OUTPUTS = ("probs", "log_probs", "logits")
+__all__ = ["KINDS", "Terms", "Wanted", "check_temperature"]
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,3 @@ class Wanted:
         if tuple(out.shape) != shape or out.device != device or out.dtype != self.dtype:
             found = f"{out.dtype} {list(out.shape)} on {out.device}"
             raise ValueError(f"out must be {self.dtype} {list(shape)} on {device}, got {found}")
-
-
-class Terms(NamedTuple):
-    """What a loss is: see vqlabel.losses."""
-
-    temperature: float
-    student_temperature: float
-    kind: str
-
-
-def check_temperature(value: float) -> None:
-    """ValueError unless logits can be divided by it."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"temperature must be a finite number above 0, got {value}")

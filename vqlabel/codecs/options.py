@@ -18,7 +18,7 @@ class FitOptions:
     vqae: product books trained with an encoder and a decoder that has no linear part; it takes no prior); hidden the
     width of the decoder's hidden layer (None: what the size of the tables allows, 0: none). The refit minimises the KL
     at `temperatures`. beam is how many rows of codes of additive books are weighed for a label: fewer encode quicker
-    and a few percent worse. The same seed and rows give the same codec.
+    and are worse. The same seed and rows give the same codec.
     """
 
     bytes_per_label: float | None = None
