@@ -212,7 +212,7 @@ def test_hard_labels_share_the_loss_of_a_mix() -> None:
         torch.from_numpy(parameters.shares) * logits.log_softmax(1)[range(40), parameters.images % 20]
         + torch.from_numpy(1 - parameters.shares) * logits.log_softmax(1)[range(40), parameters.partners % 20]
     )
-    assert float(student.hard(20)(logits, parameters)) == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert float(student.hard(20)(logits, parameters, 0)) == pytest.approx(float(expected.mean()), rel=1e-4)
 
 
 def test_more_images_than_renderings_are_perturbed_ones() -> None:

@@ -26,11 +26,11 @@ GAP = "--"  # nothing to tell
 Entry = dict[str, Any]
 
 
-def write(text: str, page: Path) -> None:
+def write(text: str, page: Path, begin: str = BEGIN) -> None:
     """Put the tables between the marks of a page."""
-    head, rest = page.read_text().split(BEGIN)
+    head, rest = page.read_text().split(begin)
     tail = rest.split(END)[1]
-    page.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}")
+    page.write_text(f"{head}{begin}\n\n{text}\n{END}{tail}")
 
 
 def tables(results: dict[str, Any], classes: int, effort: float = 1.0) -> Iterator[str]:

@@ -1,0 +1,169 @@
+"""What a label is worth to a student: python -m examples.glyphs.retention run|list|table|plot; see RETENTION.md."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import hashlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.glyphs import (
+    rate,
+    rate_measure,
+    rate_table,
+    retention_figures,
+    retention_labels,
+    retention_table,
+    run,
+    student,
+)
+from examples.glyphs.rate_bench import machine
+from examples.glyphs.rate_measure import Labels
+from examples.glyphs.retention_sources import TEMPERATURES, Source, sources
+from examples.glyphs.retention_student import lesson
+from examples.glyphs.settings import Settings
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One student: its labels, the temperature, its first weights, and everything else that shapes it."""
+
+    source: Source
+    temperature: float
+    seed: int
+    settings: Settings
+    student: str = "convnet"
+    precision: str = "bf16"
+    effort: float = 1.0
+
+    def facts(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {**dataclasses.asdict(self), "name": self.source.name}
+
+    def key(self, teacher: str) -> str:
+        """Name of the cell in the results: what was found with another setting is never taken for it."""
+        facts = {**self.facts(), "teacher": teacher, "fitted": retention_labels.FITTED}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"{self.source.name}, T = {self.temperature:g}, seed {self.seed}"
+
+
+def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
+    """Those that are asked for, students of one source one after the other."""
+    chosen = [source for source in sources() if any(part in source.name for part in options.only or [""])]
+    part, parts = (int(number) for number in options.part.split("/"))
+    for source in chosen[part::parts]:
+        for temperature in options.temperature or TEMPERATURES:
+            if source.warm_only and temperature != TEMPERATURES[0]:
+                continue
+            for seed in range(options.seeds):
+                yield Cell(source, temperature, seed, settings, options.student, options.precision, options.effort)
+
+
+def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
+    """Train the students that are not in the results yet; each is kept when it is done. Returns what failed."""
+    failed: list[str] = []
+    stored, made_for = None, None
+    todo = [cell for cell in wanted if cell.key(labels.teacher) not in rate.read(path)["cells"]]
+    for number, cell in enumerate(todo):
+        begin = time.perf_counter()
+        try:
+            if stored is None or made_for != cell.source:
+                stored = None  # two at a time would take twice the memory
+                stored, made_for = retention_labels.make(cell.source, cell.settings, labels, cell.effort), cell.source
+            accuracy = taught(cell, stored)
+        except Exception as error:  # one that fails must not take the others with it
+            traceback.print_exc()
+            failed.append(f"{cell}: {error}")
+            continue
+        size = stored.bytes.each(cell.settings.epochs * cell.settings.distilled_recipe.images)
+        found = {**cell.facts(), "accuracy": accuracy, "bytes": size, "machine": machine()}
+        keep(path, cell.key(labels.teacher), {**found, "seconds": round(time.perf_counter() - begin, 1)})
+        print(f"{number + 1} of {len(todo)}: {cell}: {accuracy:.2f} %", flush=True)
+    return failed
+
+
+def taught(cell: Cell, stored: retention_labels.Stored) -> float:
+    """Accuracy of the student of a cell."""
+    loss = lesson(cell.source, stored, cell.settings, cell.temperature)
+    more = {"epochs": stored.epochs, "precision": PRECISIONS[cell.precision]}
+    return student.train(cell.settings, loss, seed=cell.seed, student=cell.student, **more)  # type: ignore[arg-type]
+
+
+def keep(path: Path, key: str, found: dict[str, Any]) -> None:
+    """Add a cell to the results; several programs may do so at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = rate.read(path)
+        results["cells"][key] = found
+        rate.write(path, results)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit 1 with what failed."""
+    parser = argparse.ArgumentParser("python -m examples.glyphs.retention", description=__doc__)
+    commands: dict[str, Callable[..., None]] = {"run": _run, "list": _list, "table": _table, "plot": _plot}
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("--quick", action="store_true", help="100 classes; results are kept in the cache")
+    parser.add_argument("--mixing", type=float, default=0.5, help="share of rows with CutMix")
+    parser.add_argument("--ipc", type=int, default=5, help="images a class")
+    parser.add_argument("--seeds", type=int, default=3, help="students of each source and temperature")
+    parser.add_argument("--temperature", type=float, action="append", help=f"may be repeated; {TEMPERATURES}")
+    parser.add_argument("--only", action="append", default=[], help="sources with this in their name; may be repeated")
+    parser.add_argument("--part", default="0/1", help="of several programs that share the work: 0/2 and 1/2")
+    parser.add_argument("--student", default="convnet")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of the student's convolutions")
+    parser.add_argument("--effort", type=float, default=1.0, help="of fits; less is quicker and worse")
+    parser.add_argument("--results", type=Path, help="results/retention.json")
+    options = parser.parse_args(arguments)
+    settings = Settings.quick() if options.quick else Settings(ipc=options.ipc)
+    settings = dataclasses.replace(settings, mixing=options.mixing)
+    options.results = options.results or (settings.folder() if options.quick else run.RESULTS) / "retention.json"
+    try:
+        commands[options.command](settings, options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> None:
+    failed = work(rate_measure.load(settings), list(cells(settings, options)), options.results)
+    if failed:
+        sys.exit("error: these students failed, and are tried again by the same command:\n" + "\n".join(failed))
+
+
+def _list(settings: Settings, options: argparse.Namespace) -> None:
+    done, teacher = rate.read(options.results)["cells"], rate_measure.load(settings).teacher
+    for cell in cells(settings, options):
+        print(("done     " if cell.key(teacher) in done else "missing  ") + str(cell))
+
+
+def _table(settings: Settings, options: argparse.Namespace) -> None:
+    """The tables of RETENTION.md, or of quick labels on the screen."""
+    results = rate.read(options.results)
+    if options.quick:
+        print("\n".join(retention_table.tables(results, settings)))
+        return
+    shown = (dataclasses.replace(settings, mixing=mixing) for mixing in (0.5, 1.0))
+    text = "\n".join(line for each in shown for line in retention_table.tables(results, each))
+    rate_table.write(text, Path(__file__).with_name("RETENTION.md"), retention_table.BEGIN)
+
+
+def _plot(settings: Settings, options: argparse.Namespace) -> None:
+    retention_figures.plot(rate.read(options.results), settings, options.results.parent)
+
+
+if __name__ == "__main__":
+    main()

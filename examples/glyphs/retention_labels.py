@@ -1,0 +1,190 @@
+"""What each source stores, decoded again: logits of its rows, which batches meet them, and all its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from examples.glyphs import distill, rate_measure, rivals, teacher
+from examples.glyphs.rate_measure import MANY_ROWS, Labels
+from examples.glyphs.retention_sources import FIT, Source
+from examples.glyphs.settings import Settings
+from examples.glyphs.student import Batch, plan
+from vqlabel import LabelDecoder, LabelEncoder, LabelFile
+
+BLOCK = 2_000  # rows that are decoded at a time
+FITTED = 1  # counts changes of the codec after which files fitted before are worth nothing
+
+# Bytes that published schemes store beside the labels of a row: crop, flip, mix; and for each file of a batch, and as
+# the number of its image in a list. Measured on files written as their code writes them.
+AUGMENTATION = {"lpld": 25.0, "lpqld": 10.03, "tinyvit": 4.0}
+BATCH_FILE = {"lpld": 2675.0, "lpqld": 3571.0}
+LISTED = {"lpld": 7.0, "lpqld": 7.0, "tinyvit": 15.0}
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of a source: of labels, of how views were made, of everything else here and at MANY_ROWS rows."""
+
+    labels: float
+    augmentation: float
+    other: float
+    other_many: float
+
+    def each(self, rows: int) -> dict[str, float]:
+        """For each label that a student uses."""
+        whole = self.labels + self.augmentation + self.other
+        many = (self.labels + self.augmentation) / rows + self.other_many / MANY_ROWS
+        return {
+            "labels": self.labels / rows,
+            "augmentation": self.augmentation / rows,
+            "all": whole / rows,
+            "many": many,
+        }
+
+
+@dataclass
+class Stored:
+    """A source's labels as a student meets them."""
+
+    epochs: list[list[Batch]]
+    bytes: Bytes
+    logits: torch.Tensor | None = None  # float16 [rows, C] of row = epoch * images + image; None for hard labels
+    single: bool = False  # whether there is one row an image, for all its views
+
+
+def make(source: Source, settings: Settings, labels: Labels, effort: float = 1.0) -> Stored:
+    """The labels of a source. Codecs are fitted on the rows that are stored, and their files are kept."""
+    if source.scheme == "hard":
+        return Stored(plan(settings), Bytes(0, 0, 0, 0))
+    if source.scheme == "one":
+        return _one_per_image(source, settings)
+    if source.scheme in ("lpld", "lpqld"):
+        return _batches(source, settings, labels)
+    if source.fits:
+        return _fitted(source, settings, labels, effort)
+    return _whole(source, settings, labels)
+
+
+def kept_epochs(settings: Settings, keep: int) -> list[list[Batch]]:
+    """Batches where one epoch in `keep` is stored, and those are taken in turn."""
+    kept = max(1, settings.epochs // keep)
+    return [[Batch(epoch % kept, batch.images) for batch in part] for epoch, part in enumerate(plan(settings))]
+
+
+def pooled(settings: Settings, keep: int, *, again: bool) -> tuple[list[list[Batch]], int]:
+    """Batches drawn from the first of the stored ones, and how many those are; `again`: one may come twice an epoch."""
+    parts = plan(settings)
+    pool = [batch for part in parts for batch in part]
+    pool = pool[: max(1, len(pool) // keep)]
+    random = np.random.default_rng(settings.seed)
+    if keep == 1:
+        return parts, len(pool)
+    drawn = [random.choice(len(pool), len(part), replace=again or len(pool) < len(part)) for part in parts]
+    return [[pool[number] for number in numbers] for numbers in drawn], len(pool)
+
+
+def _batches(source: Source, settings: Settings, labels: Labels) -> Stored:
+    """LPLD and LPQLD: files of whole batches, of which some are kept."""
+    epochs, files = pooled(settings, source.keep, again=source.scheme == "lpld")
+    rows = files * settings.batch
+    logits, size = labels.logits, 2.0 * labels.classes
+    if source.scheme == "lpqld":
+        name, k = f"LPQLD MR-{source.k}", min(source.k, labels.classes)
+        logits, size = _coded(rivals.make(name, labels.sample("none", held_out=True)), labels.logits), 4.0 * k
+    beside = files * BATCH_FILE[source.scheme] + rows * LISTED[source.scheme]
+    many = MANY_ROWS / (settings.epochs * settings.distilled_recipe.images)
+    return Stored(epochs, Bytes(rows * size, rows * AUGMENTATION[source.scheme], beside, beside * many), logits)
+
+
+def _whole(source: Source, settings: Settings, labels: Labels) -> Stored:
+    """Schemes that store every row: fp16 as SRe2L does, int8 in a file of ours, TinyViT, faiss."""
+    rows = len(labels.logits)
+    if source.scheme == "fp16":
+        stored = _batches(Source("lpld"), settings, labels)
+        return Stored(plan(settings), stored.bytes, labels.logits)
+    name = {"int8": "int8", "tinyvit": f"TinyViT, k = {source.k}", "faiss": source.index}[source.scheme]
+    coder = rivals.make(name, labels.sample("none", held_out=False))
+    size = 4.0 * min(source.k, labels.classes) if source.scheme == "tinyvit" else coder.row_bytes
+    other = rows * LISTED.get(source.scheme, 0.0) + getattr(coder, "fixed_bytes", 0)
+    many = other if source.scheme == "faiss" else other * MANY_ROWS / rows
+    sizes = Bytes(rows * size, rows * AUGMENTATION.get(source.scheme, 0.0), other, many)
+    return Stored(plan(settings), sizes, _coded(coder, labels.logits))
+
+
+def _coded(coder: rate_measure.Coder, logits: torch.Tensor) -> torch.Tensor:
+    parts = [coder.decode(coder.encode(part.float())).half() for part in torch.split(logits, BLOCK)]
+    return torch.cat(parts)
+
+
+def _one_per_image(source: Source, settings: Settings) -> Stored:
+    """The teacher of some age on the image itself; every view of it, and every share of a mix, meets that label."""
+    teacher.train(settings)
+    net, images = teacher.at_age(settings, source.age), distill.images(settings)
+    with torch.inference_mode():
+        parts = [net(training_view(part)) for part in torch.split(images, 500)]
+    logits = torch.cat(parts).cpu()
+    centred = (logits - logits.mean(1, keepdim=True)).half()
+    return Stored(plan(settings), Bytes(2.0 * logits.numel(), 0, 0, 0), centred, single=True)
+
+
+def training_view(images: torch.Tensor) -> torch.Tensor:
+    """Images of uint8 as the teacher sees them, with nothing drawn."""
+    view = (images.float() / 255 - 0.5) * 2
+    return view.contiguous(memory_format=torch.channels_last)
+
+
+def _fitted(source: Source, settings: Settings, labels: Labels, effort: float) -> Stored:
+    """Codec `vq`, by way of its file and its decoder."""
+    epochs = kept_epochs(settings, source.keep)
+    stored = 1 + max(batch.stored for part in epochs for batch in part)
+    rows = stored * settings.distilled_recipe.images
+    file = _file(source, settings, labels, rows, effort)
+    many = round(MANY_ROWS * rows / len(labels.logits))
+    images = settings.distilled_recipe.images
+    others = (
+        rate_measure.beside_codes(file.header, rows),
+        rate_measure.beside_codes(file.header, many // images * images),
+    )
+    return Stored(epochs, Bytes(rows * file.row_bytes, 0, *others), _decoded(file, labels))
+
+
+def _file(source: Source, settings: Settings, labels: Labels, rows: int, effort: float) -> LabelFile:
+    facts = [
+        FITTED,
+        labels.teacher,
+        settings.labels_path().name,
+        rows,
+        effort,
+        FIT,
+        source.prior,
+        source.bytes,
+        source.form,
+    ]
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    path = settings.folder() / f"retention-{name}.safetensors"
+    if path.exists():
+        return LabelFile(path)
+    side = None if source.prior == "none" else labels.info
+    logits = labels.logits[:rows]
+    options: dict[str, Any] = {"prior": source.prior, "form": source.form, "temperatures": (FIT,), "effort": effort}
+    options["bytes_per_label"] = float(source.bytes)
+    encoder = LabelEncoder.fit(logits, side=side, **options)
+    return encoder.encode(logits, path, metadata={"teacher": labels.teacher})
+
+
+def _decoded(file: LabelFile, labels: Labels) -> torch.Tensor:
+    decoder, prior = LabelDecoder(file.path), file.metadata["codec"]["prior"]
+    parts = []
+    for start in range(0, len(file), BLOCK):
+        rows: NDArray[np.int64] = np.arange(start, min(start + BLOCK, len(file)))
+        looks = prior is not None and prior["tier"] == "image"
+        views = labels.info.of(rows, tier="image").views if looks else None
+        parts.append(decoder(rows, output="logits", images=views).half())
+    return torch.cat(parts)

@@ -1,0 +1,148 @@
+"""The tables of RETENTION.md, from results/retention.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from examples.glyphs.rate_table import GAP
+from examples.glyphs.retention_sources import TEMPERATURES
+from examples.glyphs.settings import Settings
+
+COMMAND = "python -m examples.glyphs.retention"
+BEGIN = f"<!-- begin: made by `{COMMAND} table` from results/retention.json; do not edit -->"
+WARM = TEMPERATURES[0]  # what the numbers that have to be reached are said of
+
+# Least retention and share of the gap between hard and fp16 labels, per cent, at T = 20, by prior, bytes and pruning.
+MUST_REACH = {
+    ("replay", 16, 1): (99.5, 97), ("replay", 8, 1): (99.2, 96), ("replay", 4, 1): (98.2, 90),
+    ("replay", 2, 1): (96.5, 81), ("replay", 8, 10): (96.5, 81),
+    ("image", 2, 1): (98.3, 91), ("image", 0, 1): (97.0, 85),
+}  # fmt: skip
+
+Cell = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Entry:
+    """All students of one source."""
+
+    source: dict[str, Any]
+    name: str
+    bytes: dict[str, float]
+    runs: dict[float, list[float]]  # accuracies by temperature
+
+    def mean(self, temperature: float) -> float | None:
+        """Accuracy at a temperature; that of a source that sets it itself stands for all."""
+        own = self.source["scheme"] == "hard" or self.source["schedule"] != "constant"
+        found = self.runs.get(WARM if own else temperature)
+        return float(np.mean(found)) if found else None
+
+    def best(self) -> float:
+        """The temperature with the highest mean accuracy."""
+        return max(self.runs, key=lambda temperature: float(np.mean(self.runs[temperature])))
+
+
+def entries(
+    results: dict[str, Any], settings: Settings, student: str = "convnet", precision: str = "bf16"
+) -> list[Entry]:
+    """Students of these settings by source, in the order of `sources` as far as they were run."""
+    found: dict[str, Entry] = {}
+    wanted = dataclasses.asdict(settings)
+    for cell in results["cells"].values():
+        if (cell["settings"], cell["student"], cell["precision"]) != (wanted, student, precision):
+            continue
+        key = json.dumps(cell["source"], sort_keys=True)
+        entry = found.setdefault(key, Entry(cell["source"], cell["name"], cell["bytes"], {}))
+        entry.runs.setdefault(cell["temperature"], []).append(cell["accuracy"])
+    return list(found.values())
+
+
+def shares(entry: Entry, temperature: float, all_of_them: list[Entry]) -> tuple[float, float] | None:
+    """Retention, and the share of the gap from hard to fp16 labels that is closed, per cent, at one temperature."""
+    ends = {e.source["scheme"]: e.mean(temperature) for e in all_of_them if e.source["scheme"] in ("hard", "fp16")}
+    accuracy, hard, full = entry.mean(temperature), ends.get("hard"), ends.get("fp16")
+    if accuracy is None or hard is None or full is None or full == hard:
+        return None
+    return 100 * accuracy / full, 100 * (accuracy - hard) / (full - hard)
+
+
+def tables(results: dict[str, Any], settings: Settings) -> Iterator[str]:
+    """All tables of these settings, line by line."""
+    found = entries(results, settings)
+    if not found:
+        return
+    always = "always on" if settings.mixing == 1 else f"with p = {settings.mixing:g}"
+    yield f"## {settings.classes} classes, {settings.ipc} images a class, {settings.epochs} epochs, CutMix {always}\n"
+    yield from _must(found)
+    yield from _sources(found)
+    yield from _ahead(found)
+
+
+def _must(found: list[Entry]) -> Iterator[str]:
+    places = {(e.source["prior"], e.source["bytes"], e.source["keep"]): e for e in found
+              if e.source["scheme"] == "vq" and e.source["schedule"] == "constant"}  # fmt: skip
+    lines = []
+    for place, (retention, gap) in MUST_REACH.items():
+        entry = places.get(place)
+        known = shares(entry, WARM, found) if entry else None
+        if entry and known:
+            met = "yes" if known[0] >= retention and known[1] >= gap else "**no**"
+            seeds = len(entry.runs[WARM])
+            lines.append(
+                f"| {entry.name} | {retention:g} / {gap:g} | {known[0]:.1f} / {known[1]:.0f} | {seeds} | {met} |"
+            )
+    if lines:
+        yield f"**What was to be reached** at T = {WARM:g} (`{COMMAND} run`): retention / share of the gap, per cent\n"
+        yield "| labels | asked for | found | seeds | met |"
+        yield "|---|---|---|---|---|"
+        yield from lines
+        yield ""
+
+
+def _sources(found: list[Entry]) -> Iterator[str]:
+    yield f"**Every source** (`{COMMAND} run`)\n"
+    yield (
+        f"| labels | B of labels | B of augmentation | B all-in | B all-in, 15 M rows | % at T = {WARM:g} | retention "
+        "| gap closed | % at its best T | retention | gap closed |"
+    )
+    yield "|---" * 11 + "|"
+    for entry in sorted(found, key=lambda e: -e.bytes["all"]):
+        size = [_size(entry.bytes[name]) for name in ("labels", "augmentation", "all", "many")]
+        best = entry.best()
+        words = [*_judged(entry, WARM, found), *_judged(entry, best, found)]
+        words[3] += f" (T = {best:g})" if words[3] != GAP and len(entry.runs) > 1 else ""
+        yield "| " + " | ".join([entry.name, *size, *words]) + " |"
+    yield ""
+
+
+def _judged(entry: Entry, temperature: float, found: list[Entry]) -> list[str]:
+    runs, known = entry.runs.get(temperature), shares(entry, temperature, found)
+    accuracy = f"{np.mean(runs):.2f} +- {np.std(runs):.2f} ({len(runs)})" if runs else GAP
+    return [accuracy, *([f"{known[0]:.1f}", f"{known[1]:.0f}"] if known else [GAP, GAP])]
+
+
+def _ahead(found: list[Entry]) -> Iterator[str]:
+    """Where a rival is as good with no more bytes."""
+    ours = [e for e in found if e.source["scheme"] == "vq" and e.mean(WARM)]
+    rivals = [e for e in found if e.source["scheme"] not in ("vq", "hard") and e.mean(WARM)]
+    lines = []
+    for column, what in (("all", "here"), ("many", "at 15 M rows")):
+        pairs = [(mine, other) for mine in ours for other in rivals if other.bytes[column] <= mine.bytes[column]]
+        better = [(mine, other) for mine, other in pairs if (other.mean(WARM) or 0) >= (mine.mean(WARM) or 0)]
+        lines += [f"- {what}: {_told(other, column)} against {_told(mine, column)}" for mine, other in better]
+    yield f"**Rivals that are as good with no more bytes**, T = {WARM:g}: {'' if lines else 'none.'}\n"
+    yield from lines
+    yield ""
+
+
+def _told(entry: Entry, column: str) -> str:
+    return f"{entry.name} ({_size(entry.bytes[column])} B, {entry.mean(WARM):.2f} %)"
+
+
+def _size(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
