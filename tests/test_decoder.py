@@ -26,7 +26,7 @@ from vqlabel.wanted import Terms, Wanted
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SOME = np.array([0, 299, 61, 7, 7, 130])
-KEYS = {"none": 0, "classes": 5, "replay": 80, "image": 80}  # bytes that travel with the codes
+KEYS = {"none": 0, "classes": 4, "replay": 4, "image": 4}  # bytes that travel with the codes
 T = 4.0
 ALL = pytest.mark.parametrize("kind", KINDS)
 VQS = pytest.mark.parametrize("kind", FITTED)

@@ -1,4 +1,4 @@
-"""Keys: a file whose lists of images and classes do not fit its prior is no label file."""
+"""Keys: a few bytes stand for all that a prior looks at, and a file whose lists do not fit its prior is found."""
 
 from __future__ import annotations
 
@@ -6,12 +6,56 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from decoder_parts import CLASSES, codec_of, file_of
 from encoder_parts import IMAGES
 
 from vqlabel import Corrupt, LabelDecoder, LabelFile
+from vqlabel.keys import Keys
+from vqlabel.replay import USER_STREAM, ReplayRecipe
+from vqlabel.side import SideInformation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+RECIPE = ReplayRecipe(seed=3, images=7, height=48, width=40, size=32, cutmix=0.5)
+DRAWS = [[USER_STREAM + 1, 2]]
+ROWS = np.array([0, 6, 7, 700_003, 2**31 - 1])
+
+
+@pytest.mark.parametrize(("rows", "size"), [(0, 4), (1, 4), (2**31, 4), (2**31 + 1, 8), (2**40, 8)])
+def test_a_key_takes_4_bytes_and_in_a_huge_set_8(rows: int, size: int) -> None:
+    info = SideInformation(np.arange(7), RECIPE)
+    last = np.array([max(rows, 1) - 1])
+    for tier in ("classes", "replay", "image"):
+        keys = Keys(info, tier, rows)
+        assert keys.size == size
+        assert keys.of(last).shape == (1, size)
+        assert keys.of([]).shape == (0, size)
+        assert int.from_bytes(keys.of(last).tobytes(), "little") == last
+    nothing = Keys(None, "none", rows)
+    assert nothing.size == 0
+    assert nothing.of(last).shape == (1, 0)
+    assert nothing.side(torch.zeros(1, 0, dtype=torch.uint8)) is None
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, None])
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("count", [2**31, 2**40])
+def test_side_information_of_keys_is_that_of_their_rows(recipe: ReplayRecipe | None, before: int, count: int) -> None:
+    info = SideInformation([5, 0, 3, 3, 9, 70_000, 2], recipe, draws=DRAWS)
+    for tier in ("classes", "replay", "image"):
+        keys, views = Keys(info, tier, count), torch.randn(len(ROWS), 1, 2, 2)
+        codes = np.full((len(ROWS), before), 255, np.uint8)
+        data = torch.from_numpy(np.concatenate([codes, keys.of(ROWS)], axis=1))
+        truth = info.of(ROWS, tier="classes" if tier == "classes" else "replay")
+        for part in (slice(None), slice(4, 5), slice(0, 0), slice(None, None, 2)):
+            found = keys.side(data[part, before:], views[part])
+            assert found is not None
+            assert found.views is not None
+            assert torch.equal(found.views, views[part])
+            for name in ("images", "partners", "own", "other", "share", "regime", "features"):
+                assert torch.equal(getattr(found, name), getattr(truth, name)[part]), name
 
 
 def test_classes_and_images_that_its_prior_does_not_know_are_found(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ class LabelDecoder:
         """What is wanted of packed labels, where they lie; `out` [B, C] is filled and returned if it is given."""
         if out is not None:
             wanted.check_out(out, (len(packed), self.classes), packed.device)
-        codes, side = self.parts(packed, images)
-        labels = self.path(packed.device)(codes, side, wanted)
+        path = self.path(packed.device)
+        labels = path(*self.parts(packed, images), wanted)
         return labels if out is None else out.copy_(labels)
 
     def loss(
@@ -161,8 +161,8 @@ class LabelDecoder:
         """Losses [B] of student logits [B, C] against packed labels; `vqlabel.losses` is the way in."""
         if terms.kind == "mse_logits" and self._codec_here().drops:
             raise ValueError("these labels drop classes, which then have no logits to compare; take kind='kl'")
-        codes, side = self.parts(packed, images)
-        return self.path(packed.device).loss(student, codes, side, terms)
+        path = self.path(packed.device)
+        return path.loss(student, *self.parts(packed, images), terms)
 
     def parts(self, packed: PackedLabels, images: torch.Tensor | None = None) -> tuple[torch.Tensor, Side | None]:
         """Codes uint8 [B, row_bytes] of packed labels, and their side information."""
@@ -172,7 +172,8 @@ class LabelDecoder:
         if images is not None and len(images) != len(packed):
             raise ValueError(f"{len(images)} images were given for {len(packed)} labels")
         views = images.to(packed.device, torch.float32) if images is not None and self._keys.tier == "image" else None
-        return packed.data[:, :row_bytes], self._keys.side(packed.data[:, row_bytes:], views)
+        side = self._keys.side(packed.data[:, row_bytes:], views, by_kernel=self.path(packed.device).replays)
+        return packed.data[:, :row_bytes], side
 
     def path(self, device: torch.device) -> Path:
         """The way to labels on this device, prepared on first use."""

@@ -1,10 +1,12 @@
 """Keys: what a prior has to know of a row, as bytes that travel with its codes from a loader's worker to the device.
 
-`classes` takes the two classes and the regime of lambda, 5 bytes up to 32,768 classes. The priors that know each image
-take the numbers of image and partner, lambda and the features of the view, 12 bytes and 4 a feature.
+A key is the number of its row, in 4 bytes, or 8 in a set of more than 2^31 rows. All that a prior looks at follows from
+it, the recipe and the classes of the images, and is computed where the row is decoded.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,24 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 from vqlabel.codecs.base import Codec
 from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
+from vqlabel.law import Law, law_of
 from vqlabel.scene import check_classes, side_of
-from vqlabel.side import REGIMES, Side, SideInformation
+from vqlabel.side import Side, SideInformation, unmixed
 
 
 class Keys:
     """Keys of the rows of a set, for a prior of a tier, and the side information that they stand for."""
 
-    def __init__(self, info: SideInformation | None, tier: str) -> None:
+    def __init__(self, info: SideInformation | None, tier: str, rows: int) -> None:
         self._info, self.tier = info, tier
-        self._classes: dict[torch.device, torch.Tensor] = {}
-        fields: list[tuple[str, str]] = []
-        if info is not None and tier == "classes":
-            number = "<i2" if info.classes.max() < 2**15 else "<i4"
-            fields = [("own", number), ("other", number), ("regime", "u1")]
-        elif info is not None and tier in ("replay", "image"):
-            features = info.of([0]).features.shape[1]
-            fields = [("images", "<i4"), ("partners", "<i4"), ("share", "<f4"), ("features", f"({features},)<f4")]
-        self._dtype = np.dtype(fields)
+        self._dtype = np.dtype("<i4" if rows <= 2**31 else "<i8")
+        self._laws: dict[torch.device, Law] = {}
 
     @classmethod
     def of_file(cls, file: LabelFile) -> Keys:
@@ -47,7 +43,7 @@ class Keys:
         if len(file) and (images == 0 or (info is not None and images not in (None, info.images))):
             listed = "no" if info is None else info.images
             raise Corrupt(f"{file.path}: metadata key 'images' is {images}, but classes are listed of {listed} images")
-        return cls(info, tier)
+        return cls(info, tier, len(file))
 
     def check(self, codec: Codec) -> None:
         """Corrupt if the classes or images that the file lists are not those that the codec's prior knows."""
@@ -64,48 +60,42 @@ class Keys:
     @property
     def size(self) -> int:
         """Bytes of a key."""
-        return self._dtype.itemsize if self._dtype.names else 0
+        return 0 if self._info is None else self._dtype.itemsize
 
     def of(self, rows: ArrayLike) -> NDArray[np.uint8]:
         """Keys [B, size] of rows [B]."""
-        numbers = np.asarray(rows, np.int64)
-        if self._info is None or not self.size:
-            return np.zeros((len(numbers), 0), np.uint8)
-        side = self._info.of(numbers, tier="classes" if self.tier == "classes" else "replay")
-        keys = np.empty(len(numbers), self._dtype)
-        for name in self._dtype.names or ():
-            keys[name] = getattr(side, name).numpy()
-        return keys.view(np.uint8).reshape(len(numbers), self.size)
+        numbers = np.asarray(rows).astype(self._dtype)
+        return numbers.view(np.uint8).reshape(len(numbers), self._dtype.itemsize)[:, : self.size]
 
-    def side(self, keys: torch.Tensor, views: torch.Tensor | None = None) -> Side | None:
-        """Side information of keys uint8 [B, size], where they lie; a prior that looks at views gets them too."""
-        if not self.size:
+    def side(self, keys: torch.Tensor, views: torch.Tensor | None = None, *, by_kernel: bool = False) -> Side | None:
+        """Side information of keys uint8 [B, size], where they lie; a prior that looks at views gets them too.
+
+        by_kernel draws it there with Triton; else a recipe is replayed on the CPU, and a GPU waits for that.
+        """
+        if self._info is None:
             return None
-        if self.tier == "classes":
-            return self._side_of_classes(keys)
-        images, partners = self._field(keys, "images").long(), self._field(keys, "partners").long()
-        table = self._table(keys.device)
-        share, features = self._field(keys, "share"), self._field(keys, "features")
-        return Side(images, partners, table[images], table[partners], share, features, views)
-
-    def _side_of_classes(self, keys: torch.Tensor) -> Side:
-        own, other = self._field(keys, "own").long(), self._field(keys, "other").long()
-        regime = self._field(keys, "regime").float()
-        # The middle of the regime: a prior of this tier asks no more.
-        share = torch.where(regime > 0, (regime - 0.5) / (REGIMES - 1), 1.0)
-        return Side(own, other, own, other, share, share.new_zeros(len(keys), 0), None)
-
-    def _field(self, keys: torch.Tensor, name: str) -> torch.Tensor:
-        """Numbers [B], or [B, n] of a field of several."""
-        assert self._dtype.fields is not None
-        dtype, offset = self._dtype.fields[name][:2]
-        kind = {"i2": torch.int16, "i4": torch.int32, "f4": torch.float32, "u1": torch.uint8}[dtype.base.str[1:]]
         # A copy even of one row, which is contiguous where it lies: wider numbers begin at their own multiples.
-        part = keys[:, offset : offset + dtype.itemsize].clone(memory_format=torch.contiguous_format).view(kind)
-        return part if dtype.shape else part[:, 0]
+        apart = keys.clone(memory_format=torch.contiguous_format)
+        rows = apart.view(torch.int32 if self.size == 4 else torch.int64)[:, 0]
+        if self._info.recipe is None:
+            side = unmixed(rows.long(), self._law(keys.device).classes)
+        elif by_kernel:
+            side = self._drawn(rows)
+        else:
+            tier = "classes" if self.tier == "classes" else "replay"
+            side = self._info.of(rows.cpu().numpy(), tier=tier).to(keys.device)
+        return replace(side, views=views)
 
-    def _table(self, device: torch.device) -> torch.Tensor:
+    def _drawn(self, rows: torch.Tensor) -> Side:
+        from vqlabel.kernels import replay
+
         assert self._info is not None
-        if device not in self._classes:
-            self._classes[device] = torch.from_numpy(self._info.classes).to(device)
-        return self._classes[device]
+        width = 0 if self.tier == "classes" else self._info.features
+        images, partners, own, other, share, features = replay.side(rows, self._law(rows.device), width)
+        return Side(images, partners, own, other, share, features, None)
+
+    def _law(self, device: torch.device) -> Law:
+        assert self._info is not None
+        if device not in self._laws:
+            self._laws[device] = law_of(self._info, device)
+        return self._laws[device]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PackedLabels:
-    """Labels of B rows: their codes and what the prior needs to know of them, as uint8 [B, bytes_per_row].
+    """Labels of B rows: their codes and, for a prior, the number of each row, as uint8 [B, bytes_per_row].
 
     They move between processes and devices as they are and are decoded where they lie. In a loader's batch they stand
     where a tensor of labels would: `pin_memory`, `to`, indexing and torch's `default_collate` work.

@@ -27,6 +27,8 @@ BACKENDS = ("auto", "reference")
 class Path(ABC):
     """A way from rows uint8 [B, row_bytes] to labels [B, C] on the same device."""
 
+    replays = False  # whether a kernel draws the side information of rows there
+
     @abstractmethod
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows, of which `side` is known."""
@@ -132,6 +134,8 @@ class PlainPath(Path):
 
 class KernelPath(PlainPath):
     """Triton on a GPU."""
+
+    replays = True
 
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows."""

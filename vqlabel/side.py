@@ -91,6 +91,11 @@ class SideInformation:
         """Images of the set, and so rows of an epoch."""
         return len(self.classes)
 
+    @property
+    def features(self) -> int:
+        """Features of a row, for the priors that look at them."""
+        return GEOMETRY + 4 * len(self.draws) * (self.recipe is not None)
+
     def of(self, rows: ArrayLike, *, tier: str = "replay") -> Side:
         """Side information of rows [B], as far as this tier looks."""
         epochs, images = np.divmod(np.asarray(rows, np.int64), self.images)
@@ -99,16 +104,17 @@ class SideInformation:
                 raise ValueError(
                     "this prior looks at views, and without a replay recipe nobody knows how they were made"
                 )
-            return self._plain(images)
+            return self._unmixed(images)
         parameters = self.recipe.parameters(epochs, images)
         partners = np.where(parameters.kinds > 0, parameters.partners, images)
         share = np.where(parameters.kinds > 0, parameters.shares, 1.0).astype(np.float32)
         features = self._features(parameters) if tier in ("replay", "image") else np.zeros((len(images), 0), np.float32)
         return self._side(images, partners, share, features, self._views(parameters, tier))
 
-    def _plain(self, images: NDArray[np.int64]) -> Side:
-        share, features = np.ones(len(images), np.float32), np.zeros((len(images), GEOMETRY), np.float32)
-        return self._side(images, images, share, features, None)
+    def _unmixed(self, images: NDArray[np.int64]) -> Side:
+        import torch
+
+        return unmixed(torch.from_numpy(images), torch.from_numpy(self.classes))
 
     def _side(self, images: NDArray[Any], partners: NDArray[Any], *rest: Any) -> Side:
         import torch
@@ -141,6 +147,13 @@ class SideInformation:
         if self.views is None:
             raise ValueError("this prior looks at the images: give SideInformation a function views=, which makes them")
         return self.views(parameters)
+
+
+def unmixed(rows: torch.Tensor, classes: torch.Tensor) -> Side:
+    """Side information of rows int64 [B] without a recipe, where they and the classes [images] lie."""
+    images = rows % len(classes)
+    share = classes.new_ones(len(rows)).float()
+    return Side(images, images, classes[images], classes[images], share, share.new_zeros(len(rows), GEOMETRY), None)
 
 
 def _checked(draw: Any) -> list[int]:
