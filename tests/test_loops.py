@@ -26,6 +26,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-
 COMMANDS = [
     ("examples.loops.plain",),
     ("examples.loops.sre2l",),
+    ("examples.loops.lpqld",),
     ("examples.loops.compiled", "--backend", "aot_eager"),
     (*TORCHRUN, "examples.loops.ddp"),
 ]

@@ -12,6 +12,7 @@ from decoder_parts import marked, marked_rows
 
 from vqlabel import LabelDecoder
 from vqlabel.data import DistilledDataset, ReplaySampler
+from vqlabel.schedules import Reuse
 
 N, EPOCHS = 23, 4
 
@@ -49,19 +50,51 @@ def test_order_is_the_seeds_and_the_epochs(decoder: LabelDecoder) -> None:
     assert list(other._rows()) != list(one._rows())
 
 
-def test_an_epoch_beyond_the_file_is_an_error_unless_it_cycles(decoder: LabelDecoder) -> None:
+def test_an_epoch_beyond_the_file_is_an_error_unless_labels_are_reused(decoder: LabelDecoder) -> None:
     sampler = ReplaySampler(decoder)
-    with pytest.raises(ValueError, match="epoch 4 is not in .*labels, which has 4 epochs of 23 images.*cycle=True"):
+    with pytest.raises(ValueError, match="epoch 4 is not in .*labels, which has 4 epochs of 23 images.*reuse=Reuse"):
         sampler.set_epoch(4)
     with pytest.raises(ValueError, match="epoch must be a whole number from 0 .* got -1"):
         sampler.set_epoch(-1)
-    again = ReplaySampler(decoder, cycle=True)
+    again = ReplaySampler(decoder, reuse=Reuse("epoch"))
     firsts = list(again)
+    assert firsts == list(ReplaySampler(decoder))
     again.set_epoch(EPOCHS)
     assert sorted(again) == sorted(firsts)
     assert list(again._rows()) != firsts
     again.set_epoch(EPOCHS + 3)
     assert min(again) == 3 * N
+    with pytest.raises(TypeError, match="reuse must be a Reuse, such as .* got 'image'"):
+        ReplaySampler(decoder, reuse="image")  # type: ignore[arg-type]
+
+
+def test_a_file_without_a_whole_epoch_has_nothing_to_reuse(tmp_path: Path) -> None:
+    empty = marked(tmp_path / "empty", N, 0)
+    with pytest.raises(ValueError, match="epoch 0 is not in .*empty, which has 0 epochs"):
+        list(ReplaySampler(empty, reuse=Reuse()))
+
+
+@pytest.mark.parametrize("granularity", ["image", "epoch", 5])
+@pytest.mark.parametrize("draw", ["cycle", "random"])
+@pytest.mark.parametrize("world", [1, 3])
+def test_reused_labels_are_shared_out_and_resumed_like_others(
+    decoder: LabelDecoder, granularity: str | int, draw: str, world: int
+) -> None:
+    reuse = Reuse(granularity, draw, seed=9)
+    alone = ReplaySampler(decoder, seed=5, reuse=reuse)
+    alone.set_epoch(EPOCHS + 2)
+    whole, seen = list(alone), set()
+    assert [row % N for row in sorted(whole, key=lambda row: row % N)] == list(range(N))
+    for rank in range(world):
+        sampler = ReplaySampler(decoder, seed=5, rank=rank, world=world, reuse=reuse)
+        sampler.set_epoch(EPOCHS + 2)
+        seen |= set(list(sampler)[:3])
+        state = pickle.loads(pickle.dumps(sampler.state_dict(3)))
+    rest = ReplaySampler(decoder, reuse=reuse)
+    rest.load_state_dict(state)
+    left = list(rest)
+    assert set(whole) == seen | set(left)
+    assert len(left) == N - 3 * world
 
 
 def test_an_epoch_that_is_read_again_without_set_epoch_is_warned_about(decoder: LabelDecoder) -> None:

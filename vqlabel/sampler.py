@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from vqlabel.arguments import check_whole
+from vqlabel.pruning import MOST, Reuse
 from vqlabel.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class ReplaySampler(Sampler[int]):
     The loader that accelerate makes counts epochs from 0 by itself and calls `set_epoch` with its count whenever it is
     iterated. Tell it the epoch too, `loader.set_epoch(epoch)`, or a run that goes on later begins with epoch 0 again.
 
-    cycle=True reads the file again from its first epoch when training is longer; the order is still new.
+    Epoch e of training reads epoch e of the file, and training ends with it. With reuse, a `vqlabel.schedules.Reuse`,
+    training is as long as you like: it says which epoch of the file each image is read from. Resume with the same one.
     """
 
     def __init__(
@@ -43,14 +45,16 @@ class ReplaySampler(Sampler[int]):
         rank: int | None = None,
         world: int | None = None,
         drop_last: bool = False,
-        cycle: bool = False,
+        reuse: Reuse | None = None,
     ) -> None:
         here = Ranks.here()
         self.rank, self.world = here.rank if rank is None else rank, here.world if world is None else world
         check_whole("world", self.world, 1, 2**31)
         check_whole("rank", self.rank, 0, self.world - 1)
         _check_order(seed, shuffle)
-        self.shuffle, self.seed, self.drop_last, self.cycle = shuffle, seed, drop_last, cycle
+        if reuse is not None and not isinstance(reuse, Reuse):
+            raise TypeError(f"reuse must be a Reuse, such as Reuse('image'), got {reuse!r:.80}")
+        self.shuffle, self.seed, self.drop_last, self.reuse = shuffle, seed, drop_last, reuse
         self._images, self._epochs, self._path = decoder.images, decoder.epochs, decoder.file.path
         self.epoch, self._done = 0, 0  # rows of the epoch that all ranks together are through with
         self._read: tuple[int, int] | None = None
@@ -107,14 +111,15 @@ class ReplaySampler(Sampler[int]):
         left = order[self._done :]
         # np.resize repeats from the start, as often as it takes
         own = np.resize(left, len(self) * self.world)[self.rank :: self.world] if len(self) else left[:0]
-        return own + self.epoch % max(self._epochs, 1) * self._images
+        stored = self.epoch if self.reuse is None else self.reuse.epochs(self.epoch, own, kept=self._epochs)
+        return own + stored * self._images
 
     def _check_epoch(self, epoch: Any) -> None:
-        check_whole("epoch", epoch, 0, 2**63 - 1)
-        if epoch >= self._epochs and not (self.cycle and self._epochs):
+        check_whole("epoch", epoch, 0, MOST)
+        if epoch >= self._epochs and not (self.reuse and self._epochs):
             raise ValueError(
                 f"epoch {epoch} is not in {self._path}, which has {self._epochs} epochs of {self._images} images: "
-                "train fewer epochs, or read it again with cycle=True"
+                "train fewer epochs, or read them again with reuse=Reuse()"
             )
 
 
