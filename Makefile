@@ -4,7 +4,11 @@ BIN := .venv/bin
 READY := .venv/ready
 SUITE ?= tests
 
-.PHONY: test lint format bench bench-gpu asan golden clean
+.PHONY: demo test lint format bench bench-gpu asan golden clean
+
+# Labels of a teacher in a small file, and the students that learn from them: a few minutes, nothing downloaded.
+demo: $(READY)
+	$(BIN)/python -m examples.glyphs.demo
 
 test: $(READY)
 	$(BIN)/pytest $(SUITE)

@@ -23,6 +23,7 @@ from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source, sources
 from examples.glyphs.retention_student import Soft
 from examples.glyphs.settings import Settings
+from vqlabel.schedules import GridAlignment
 
 TINY = Settings(classes=20, ipc=2, epochs=4, batch=20, teacher_steps=24)
 IMAGES, ROWS = 40, 160
@@ -260,3 +261,20 @@ def test_parts_share_the_sources_out() -> None:
     )
     assert sorted(parts[0] + parts[1]) == sorted(whole)
     assert sum("hard" in name for name in whole) == 1
+
+
+def test_moving_temperatures_follow_the_epoch_and_the_last_batch(labels: rate_measure.Labels) -> None:
+    source = Source("lpqld", k=5, schedule="step", calibrated=True)
+    stored, images = made(source, labels), np.arange(20)
+    assert stored.logits is not None
+    soft, kl = Soft(source, stored, TINY, 20.0), torch.nn.functional.kl_div
+    first, later = (stored.logits[epoch * IMAGES : epoch * IMAGES + 20].float() for epoch in (0, 3))
+    found = labels.logits[:20].float() / 50  # as the student would have it, but far too flat
+    # T falls in every epoch, because a tenth of four is less than one
+    wanted = (first / 14).softmax(1)
+    expected = kl(found.log_softmax(1), wanted, reduction="batchmean")
+    torch.testing.assert_close(soft(found, TINY.distilled_recipe.parameters(0, images), 0), expected)
+    own = GridAlignment().update(found, wanted)
+    assert own < 1
+    expected = kl((found / own).log_softmax(1), (later / (20 * 0.7**4)).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(soft(found, TINY.distilled_recipe.parameters(3, images), 3), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from examples.glyphs import student
@@ -11,6 +12,7 @@ from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 from vqlabel.replay import Parameters
+from vqlabel.schedules import ConstantTemperature, GridAlignment, StepTemperature, TemperatureSchedule
 
 
 def lesson(source: Source, stored: Stored, settings: Settings, temperature: float) -> student.Source:
@@ -21,24 +23,38 @@ def lesson(source: Source, stored: Stored, settings: Settings, temperature: floa
 
 
 class Soft:
-    """KL at the temperature of the epoch, mean over the batch, without T squared."""
+    """KL at the temperature of the epoch, mean over the batch, without T squared; what moves does so as in LPQLD."""
 
     def __init__(self, source: Source, stored: Stored, settings: Settings, temperature: float) -> None:
         if stored.logits is None:
             raise ValueError("hard labels have no temperature")
         self._logits, self._single, self._images = stored.logits, stored.single, settings.distilled_recipe.images
-        self._temperature = temperature
+        self._schedule: TemperatureSchedule = ConstantTemperature(temperature)
+        if source.schedule == "step":  # in 300 epochs every 30 of them
+            self._schedule = StepTemperature(20, 0.7, every=max(1, settings.epochs // 10), floor=2)
+        self._align = GridAlignment() if source.calibrated else None
+        self._last: tuple[int, torch.Tensor, torch.Tensor] | None = None  # what the last batch of an epoch said
 
     def __call__(self, found: torch.Tensor, parameters: Parameters, epoch: int) -> torch.Tensor:
         """Loss of the student's logits [B, C]."""
-        wanted = self._probabilities(parameters).to(found.device)
-        return functional.kl_div(functional.log_softmax(found / self._temperature, 1), wanted, reduction="batchmean")
+        temperature = self._schedule(epoch)
+        wanted = self._probabilities(parameters, temperature).to(found.device)
+        own = temperature if self._align is None else self._aligned(epoch, found.detach(), wanted)
+        return functional.kl_div(functional.log_softmax(found / own, 1), wanted, reduction="batchmean")
 
-    def _probabilities(self, parameters: Parameters) -> torch.Tensor:
+    def _aligned(self, epoch: int, found: torch.Tensor, wanted: torch.Tensor) -> float:
+        assert self._align is not None
+        if self._last is not None and self._last[0] != epoch:
+            self._align.update(*self._last[1:])
+        self._last = epoch, found, wanted
+        return self._align.temperature
+
+    def _probabilities(self, parameters: Parameters, temperature: float) -> torch.Tensor:
         if not self._single:
-            return self._rows(parameters.epochs * self._images + parameters.images)
+            return self._rows(parameters.epochs * self._images + parameters.images, temperature)
         share = torch.from_numpy(parameters.shares.astype(np.float32))[:, None]
-        return share * self._rows(parameters.images) + (1 - share) * self._rows(parameters.partners)
+        own, other = (self._rows(ids, temperature) for ids in (parameters.images, parameters.partners))
+        return share * own + (1 - share) * other
 
-    def _rows(self, rows: np.ndarray) -> torch.Tensor:
-        return functional.softmax(self._logits[torch.from_numpy(rows)].float() / self._temperature, dim=1)
+    def _rows(self, rows: NDArray[np.int64], temperature: float) -> torch.Tensor:
+        return functional.softmax(self._logits[torch.from_numpy(rows)].float() / temperature, dim=1)

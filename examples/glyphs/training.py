@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def accuracy(net: nn.Module, settings: Settings) -> float:
 def progress(what: str, steps: Iterable[int], total: int, *, done: int = 0) -> Iterable[int]:
     """The steps, with a bar, where they are and when they will end."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as bars:
+    seen = sys.stdout.isatty()  # elsewhere a bar would only leave empty lines
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True, disable=not seen) as bars:
         task = bars.add_task(what, total=total, completed=done)
         for step in steps:
             yield step
