@@ -17,7 +17,16 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))  # examples are run from the repository
 
-from examples.glyphs import rate, rate_measure, retention, retention_figures, retention_labels, retention_table, student
+from examples.glyphs import (
+    rate,
+    rate_measure,
+    retention,
+    retention_cost,
+    retention_figures,
+    retention_labels,
+    retention_table,
+    student,
+)
 from examples.glyphs.retention import Cell
 from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source, sources
@@ -235,6 +244,19 @@ def test_tables_say_retention_and_gap_and_what_was_missed() -> None:
     assert "| 79.00 +- 0.50 (2) | 98.8 | 95 |" in text
     assert "- here: faiss OPQ2 (3 B, 71.00 %) against ours, prior replay, 2 B (4 B, 70.00 %)" in text
     assert not list(retention_table.tables(results(), Settings()))
+
+
+def test_costs_are_measured_and_the_teacher_is_a_rival(labels: rate_measure.Labels) -> None:
+    made(Source("vq", "image", 0), labels)
+    made(Source("vq", "classes", 2), labels)
+    costs = retention_cost.measure(TINY, labels, 0.0)
+    assert {"the teacher instead of labels", "ours, prior image, 0 B"} <= set(costs["cells"])
+    teacher = costs["cells"]["the teacher instead of labels"]
+    assert teacher["parameters"] > costs["cells"]["ours, prior image, 0 B"]["parameters"] > 0
+    text = "\n".join(retention_table.tables({**results(), "costs": costs}, TINY))
+    size = 2 * teacher["parameters"] / ROWS
+    assert f"| the teacher instead of labels | 0 | 0 | {size:.0f} |" in text
+    assert f"| ours, prior classes, 2 B | {costs['cells']['ours, prior classes, 2 B']['parameters']:,} |" in text
 
 
 def test_figures_are_drawn_and_the_same_again(tmp_path: Path) -> None:

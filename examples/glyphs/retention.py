@@ -1,8 +1,9 @@
-"""What a label is worth to a student: python -m examples.glyphs.retention run|list|table|plot; see RETENTION.md."""
+"""What labels are worth to students: python -m examples.glyphs.retention run|list|cost|table|plot; see RETENTION.md."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -20,6 +21,7 @@ from examples.glyphs import (
     rate,
     rate_measure,
     rate_table,
+    retention_cost,
     retention_figures,
     retention_labels,
     retention_table,
@@ -90,7 +92,8 @@ def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
             continue
         size = stored.bytes.each(cell.settings.epochs * cell.settings.distilled_recipe.images)
         found = {**cell.facts(), "accuracy": accuracy, "bytes": size, "machine": machine()}
-        keep(path, cell.key(labels.teacher), {**found, "seconds": round(time.perf_counter() - begin, 1)})
+        with locked(path) as results:
+            results["cells"][cell.key(labels.teacher)] = {**found, "seconds": round(time.perf_counter() - begin, 1)}
         print(f"{number + 1} of {len(todo)}: {cell}: {accuracy:.2f} %", flush=True)
     return failed
 
@@ -102,20 +105,23 @@ def taught(cell: Cell, stored: retention_labels.Stored) -> float:
     return student.train(cell.settings, loss, seed=cell.seed, student=cell.student, **more)  # type: ignore[arg-type]
 
 
-def keep(path: Path, key: str, found: dict[str, Any]) -> None:
-    """Add a cell to the results; several programs may do so at a time."""
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[dict[str, Any]]:
+    """The results, to be changed and written; several programs may do so, one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         results = rate.read(path)
-        results["cells"][key] = found
+        yield results
         rate.write(path, results)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit 1 with what failed."""
     parser = argparse.ArgumentParser("python -m examples.glyphs.retention", description=__doc__)
-    commands: dict[str, Callable[..., None]] = {"run": _run, "list": _list, "table": _table, "plot": _plot}
+    commands: dict[str, Callable[..., None]] = {
+        "run": _run, "list": _list, "cost": _cost, "table": _table, "plot": _plot,
+    }  # fmt: skip
     parser.add_argument("command", choices=commands)
     parser.add_argument("--quick", action="store_true", help="100 classes; results are kept in the cache")
     parser.add_argument("--mixing", type=float, default=0.5, help="share of rows with CutMix")
@@ -148,6 +154,12 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
     done, teacher = rate.read(options.results)["cells"], rate_measure.load(settings).teacher
     for cell in cells(settings, options):
         print(("done     " if cell.key(teacher) in done else "missing  ") + str(cell))
+
+
+def _cost(settings: Settings, options: argparse.Namespace) -> None:
+    found = retention_cost.measure(settings, rate_measure.load(settings), options.effort)
+    with locked(options.results) as results:
+        results["costs"] = found
 
 
 def _table(settings: Settings, options: argparse.Namespace) -> None:

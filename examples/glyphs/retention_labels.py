@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,40 +143,34 @@ def training_view(images: torch.Tensor) -> torch.Tensor:
 
 def _fitted(source: Source, settings: Settings, labels: Labels, effort: float) -> Stored:
     """Codec `vq`, by way of its file and its decoder."""
+    rows, images = _kept_rows(source, settings), settings.distilled_recipe.images
+    file = _file(source, settings, labels, effort)
+    many = round(MANY_ROWS * rows / len(labels.logits)) // images * images
+    others = [rate_measure.beside_codes(file.header, count) for count in (rows, many)]
     epochs = kept_epochs(settings, source.keep)
-    stored = 1 + max(batch.stored for part in epochs for batch in part)
-    rows = stored * settings.distilled_recipe.images
-    file = _file(source, settings, labels, rows, effort)
-    many = round(MANY_ROWS * rows / len(labels.logits))
-    images = settings.distilled_recipe.images
-    others = (
-        rate_measure.beside_codes(file.header, rows),
-        rate_measure.beside_codes(file.header, many // images * images),
-    )
     return Stored(epochs, Bytes(rows * file.row_bytes, 0, *others), _decoded(file, labels))
 
 
-def _file(source: Source, settings: Settings, labels: Labels, rows: int, effort: float) -> LabelFile:
-    facts = [
-        FITTED,
-        labels.teacher,
-        settings.labels_path().name,
-        rows,
-        effort,
-        FIT,
-        source.prior,
-        source.bytes,
-        source.form,
-    ]
+def _kept_rows(source: Source, settings: Settings) -> int:
+    return max(1, settings.epochs // source.keep) * settings.distilled_recipe.images
+
+
+def file_path(source: Source, settings: Settings, labels: Labels, effort: float) -> Path:
+    """Where the file of a source that is fitted is kept."""
+    facts = [FITTED, labels.teacher, settings.labels_path().name, _kept_rows(source, settings), effort, FIT]
+    facts += [source.prior, source.bytes, source.form]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    path = settings.folder() / f"retention-{name}.safetensors"
+    return settings.folder() / f"retention-{name}.safetensors"
+
+
+def _file(source: Source, settings: Settings, labels: Labels, effort: float) -> LabelFile:
+    path = file_path(source, settings, labels, effort)
     if path.exists():
         return LabelFile(path)
     side = None if source.prior == "none" else labels.info
-    logits = labels.logits[:rows]
+    logits = labels.logits[: _kept_rows(source, settings)]
     options: dict[str, Any] = {"prior": source.prior, "form": source.form, "temperatures": (FIT,), "effort": effort}
-    options["bytes_per_label"] = float(source.bytes)
-    encoder = LabelEncoder.fit(logits, side=side, **options)
+    encoder = LabelEncoder.fit(logits, side=side, bytes_per_label=float(source.bytes), **options)
     return encoder.encode(logits, path, metadata={"teacher": labels.teacher})
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from examples.glyphs.rate_measure import MANY_ROWS
 from examples.glyphs.rate_table import GAP
+from examples.glyphs.retention_cost import TEACHER
 from examples.glyphs.retention_sources import TEMPERATURES
 from examples.glyphs.settings import Settings
 
@@ -78,9 +80,24 @@ def tables(results: dict[str, Any], settings: Settings) -> Iterator[str]:
         return
     always = "always on" if settings.mixing == 1 else f"with p = {settings.mixing:g}"
     yield f"## {settings.classes} classes, {settings.ipc} images a class, {settings.epochs} epochs, CutMix {always}\n"
+    found += _teacher(results, found, settings)
     yield from _must(found)
     yield from _sources(found)
     yield from _ahead(found)
+    if results.get("costs", {}).get("classes") == settings.classes:
+        yield from _costs(results["costs"])
+
+
+def _teacher(results: dict[str, Any], found: list[Entry], settings: Settings) -> list[Entry]:
+    """Who has the teacher in fp16 needs no labels: what fp16 labels teach, for the bytes of its weights."""
+    known = results.get("costs", {}).get("cells", {}).get(TEACHER)
+    full = next((e for e in found if e.source["scheme"] == "fp16"), None)
+    if known is None or full is None or results["costs"]["classes"] != settings.classes:
+        return []
+    whole = 2.0 * known["parameters"]
+    size = {"labels": 0.0, "augmentation": 0.0}
+    size |= {"all": whole / (settings.epochs * settings.distilled_recipe.images), "many": whole / MANY_ROWS}
+    return [Entry({**full.source, "scheme": "teacher"}, TEACHER, size, full.runs)]
 
 
 def _must(found: list[Entry]) -> Iterator[str]:
@@ -137,6 +154,16 @@ def _ahead(found: list[Entry]) -> Iterator[str]:
         lines += [f"- {what}: {_told(other, column)} against {_told(mine, column)}" for mine, other in better]
     yield f"**Rivals that are as good with no more bytes**, T = {WARM:g}: {'' if lines else 'none.'}\n"
     yield from lines
+    yield ""
+
+
+def _costs(costs: dict[str, Any]) -> Iterator[str]:
+    batch = costs["batch"]
+    yield f"**What decoding takes** (`{COMMAND} cost`), one thread of {costs['processor']}, steps of {batch}\n"
+    yield "| labels | parameters of the prior | ms a step | us a label |"
+    yield "|---|---|---|---|"
+    for name, each in costs["cells"].items():
+        yield f"| {name} | {each['parameters']:,} | {each['us'] * batch / 1000:.2f} | {each['us']:.2f} |"
     yield ""
 
 
