@@ -20,7 +20,7 @@ TEACHER = "the teacher instead of labels"
 
 
 def measure(settings: Settings, labels: Labels, effort: float = 1.0) -> dict[str, Any]:
-    """Parameters, and microseconds a label on one thread (median of rounds in turns), of files that are fitted already."""
+    """Parameters, and microseconds a label on one thread (median of rounds), of files that are fitted already."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
