@@ -69,6 +69,11 @@ def drained(loader: DataLoader[Any], use: Callable[[Any], object]) -> None:
         use(batch)
 
 
+def alone(decoder: LabelDecoder, use: Callable[[Any], object]) -> None:
+    for start in range(0, IMAGES, BATCH):
+        use(decoder.read(range(start, start + BATCH)))
+
+
 @pytest.mark.parametrize("prior", ["none", "classes", "replay"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader(benchmark: Any, tmp_path: Path, workers: int, prior: str) -> None:
@@ -87,6 +92,8 @@ def test_loader(benchmark: Any, tmp_path: Path, workers: int, prior: str) -> Non
         "packed labels": functools.partial(drained, with_labels, as_it_is),
         "no labels": functools.partial(drained, without, as_it_is),
         "decoded to probabilities": functools.partial(drained, with_labels, lambda batch: batch[1].probs(T)),
+        "the labels alone, packed": functools.partial(alone, decoder, lambda labels: labels),
+        "the labels alone, decoded": functools.partial(alone, decoder, lambda labels: labels.probs(T)),
     }
     size = f"{labels.data.shape[1]} bytes a row to the device"
     case = {"op": "loader of 3 x 64 x 64 views", "per": "row", "case": f"{workers} workers, prior {prior}, {size}"}
