@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.glyphs import retention_law
 from examples.glyphs.rate_figures import COLOURS
 from examples.glyphs.retention_table import WARM, Entry, entries
 from examples.glyphs.settings import Settings
@@ -37,6 +38,12 @@ def plot(results: dict[str, Any], settings: Settings, folder: Path) -> None:
             figure, axes = pyplot.subplots(figsize=size, layout="constrained")
             draw(axes, found)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            pyplot.close(figure)
+        points = retention_law.points(results, settings)
+        if len({ipc for ipc, *_ in points}) > 2:  # fewer sizes tell nothing of how the error falls
+            figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
+            retention_law.draw(axes, points, settings)
+            figure.savefig(folder / "tradeoff.svg", metadata={"Date": None})
             pyplot.close(figure)
 
 

@@ -1,0 +1,100 @@
+"""Images or labels: how the error falls with either, and what to spend a number of bytes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.glyphs import data
+from examples.glyphs.retention_table import WARM, Entry, entries
+from examples.glyphs.settings import Settings
+
+IPCS = (1, 2, 5, 10)
+PIXELS = data.SIDE**2  # bytes of an image
+EXPONENTS = np.arange(0.05, 2.01, 0.05)
+BUDGETS = (3e6, 6e6, 12e6, 24e6, 48e6)  # bytes of images and labels together
+
+
+@dataclass(frozen=True)
+class Law:
+    """Error = floor + few * I^-alpha + coarse * (1 + L)^-beta, of I images a class and L bytes of labels an image."""
+
+    floor: float
+    few: float
+    coarse: float
+    alpha: float
+    beta: float
+    error: float  # root mean square of what it misses, in points of accuracy
+
+    def accuracy(self, ipc: Any, label_bytes: Any) -> Any:
+        """Per cent."""
+        return 100 - self.floor - self.few * ipc**-self.alpha - self.coarse * (1 + label_bytes) ** -self.beta
+
+    def __str__(self) -> str:
+        images, labels = f"{self.few:.1f} I^-{self.alpha:.2f}", f"{self.coarse:.1f} (1 + L)^-{self.beta:.2f}"
+        return f"error = {self.floor:.1f} + {images} + {labels}, within {self.error:.2f} points"
+
+
+def fit(ipc: NDArray[np.float64], label_bytes: NDArray[np.float64], accuracy: NDArray[np.float64]) -> Law:
+    """The law nearest to what students reached [n]; none of its parts is negative."""
+    best: Law | None = None
+    for alpha, beta in itertools.product(EXPONENTS, EXPONENTS):
+        columns = np.stack([np.ones_like(ipc), ipc**-alpha, (1 + label_bytes) ** -beta], axis=1)
+        weights = _not_negative(columns, 100 - accuracy)
+        error = float(np.sqrt(np.mean((columns @ weights - (100 - accuracy)) ** 2)))
+        if best is None or error < best.error:
+            floor, few, coarse = weights.tolist()
+            best = Law(floor, few, coarse, float(alpha), float(beta), error)
+    if best is None:
+        raise ValueError("there are no students to fit a law to")
+    return best
+
+
+def _not_negative(columns: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares over all choices of columns, of which there are few, with weights that are not below 0."""
+    best, least = np.zeros(columns.shape[1]), np.inf
+    for count in range(1, columns.shape[1] + 1):
+        for some in itertools.combinations(range(columns.shape[1]), count):
+            found = np.linalg.lstsq(columns[:, some], wanted, rcond=None)[0]
+            error = float(np.sum((columns[:, some] @ found - wanted) ** 2))
+            if (found >= 0).all() and error < least:
+                best, least = np.zeros(columns.shape[1]), error
+                best[list(some)] = found
+    return best
+
+
+def points(results: dict[str, Any], settings: Settings) -> list[tuple[int, float, float, Entry]]:
+    """IPC, bytes of labels an image (all-in at 15 M rows), accuracy, of hard labels, fp16 and ours without pixels."""
+    found = []
+    for ipc in IPCS:
+        for entry in entries(results, dataclasses.replace(settings, ipc=ipc)):
+            ours = entry.source["scheme"] == "vq" and entry.source["prior"] == "replay"
+            accuracy = entry.mean(WARM)
+            if accuracy is not None and (ours or entry.source["scheme"] in ("hard", "fp16", "lpld")):
+                found.append((ipc, settings.epochs * entry.bytes["many"], accuracy, entry))
+    return found
+
+
+def draw(axes: Any, found: list[tuple[int, float, float, Entry]], settings: Settings) -> Law:
+    """Accuracy against images a class for equal bytes of everything: lines by the law, dots as students reached it."""
+    ours = [each for each in found if each[3].source["scheme"] in ("vq", "hard")]
+    law = fit(*(np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]))
+    ipc = np.geomspace(min(IPCS), 2 * max(IPCS), 100)
+    for budget in BUDGETS:
+        label_bytes = budget / (settings.classes * ipc) - PIXELS
+        axes.plot(ipc[label_bytes >= 0], law.accuracy(ipc, label_bytes)[label_bytes >= 0], label=f"{budget / 1e6:g} MB")
+    for scheme, marker in (("vq", "o"), ("hard", "_"), ("fp16", ">"), ("lpld", "^")):
+        some = [(i, accuracy) for i, _, accuracy, entry in found if entry.source["scheme"] == scheme]
+        if some:
+            axes.plot(*zip(*some, strict=True), marker, color="0.4", markersize=4, label=f"students, {scheme}")
+    axes.set(xscale="log", xlabel="images a class", ylabel=f"accuracy of the student, %, T = {WARM:g}", title=str(law))
+    axes.set_xticks(IPCS, [str(number) for number in IPCS])
+    axes.title.set_fontsize(8)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    return law
