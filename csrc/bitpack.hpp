@@ -20,7 +20,7 @@ class Unpacker {
     Unpacker(int nbits, bool stream) : simd_(simd_in_use()), plan_(nbits), stream_(stream) {}
 
     void operator()(const uint8_t* src, const uint8_t* end, Code* dst, size_t count) const {
-        if (simd_ == Simd::avx2) {
+        if (simd_ >= Simd::avx2) {
             const size_t done = bulk(src, end, dst, count);
             src += done / 8 * static_cast<size_t>(plan_.nbits);
             dst += done;
@@ -75,7 +75,7 @@ class Packer {
         uint32_t seen = 0;
 #if VQ_X86
         if constexpr (sizeof(Code) < 4) {
-            if (simd_ == Simd::avx2) {
+            if (simd_ >= Simd::avx2) {
                 const size_t done = pack_bulk_avx2(plan_, codes, count, dst, end, &seen);
                 codes += done;
                 count -= done;

@@ -39,14 +39,13 @@ class Decoder {
         std::vector<DecodeBlock> blocks;
         const size_t threads = std::max<size_t>(1, std::min(call.threads, call.count));
         blocks.reserve(threads);
-        while (blocks.size() < threads) blocks.emplace_back(model_, call.count);
+        while (blocks.size() < threads) blocks.emplace_back(model_, call.count, tabled);
         std::atomic<size_t> taken{0}, first_bad{call.count};
         for_row_ranges(call.count, call.threads, [&](size_t begin, size_t end) {
             DecodeBlock& block = blocks[taken++];
             for (size_t row = begin; row < end; row += block.rows()) {
                 block.take(call, row, std::min(block.rows(), end - row));
-                tabled ? block.from_tables(call) : block.from_latents(call);
-                block.finish(call, &first_bad);
+                tabled ? block.from_tables(call, &first_bad) : block.from_latents(call, &first_bad);
             }
         });
         return first_bad;

@@ -67,7 +67,7 @@ inline bool to_halves(Simd simd, const float* from, size_t count, uint16_t* to) 
     if (largest_bits(from, count) >= kBeyondHalfBits) return false;
 #if VQ_X86
     static const bool native = has_f16c();
-    if (simd == Simd::avx2 && native) {
+    if (simd >= Simd::avx2 && native) {
         to_halves_f16c(from, count, to);
         return true;
     }

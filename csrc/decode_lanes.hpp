@@ -10,7 +10,9 @@ constexpr float kMagic = 12582912;  // 1.5 * 2^23: added to a smaller number it 
 
 namespace on_scalar {
 
-constexpr size_t kProductRows = 2;  // rows of a product taken abreast: as many sums as there are registers for
+constexpr size_t kLanes = 8, kVectors = 2;  // of a Floats; Floats in the columns of a product tile
+constexpr size_t kAbreast = 4;              // Floats of a row that go through exp together, so that none waits
+constexpr size_t kProductRows = 2;          // rows of a product taken abreast: as many sums as there are registers for
 
 struct Words {
     int16_t lane[16];
@@ -58,20 +60,18 @@ inline Floats divide(const Floats& a, const Floats& b) {
 inline Floats maximum(const Floats& a, const Floats& b) {
     return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
-// 2^n of kMagic + n, n from -126 to 127.
-inline Floats power_of_two(const Floats& v) {
+// v 2^n of kMagic + n, for v of 1/2 to 2 and a result of normal size; 0 where a < b. No number stays none if the low 9
+// bits of whole are 0.
+inline Floats scaled_unless_less(const Floats& v, const Floats& whole, const Floats& a, const Floats& b) {
     return each([&](int i) {
-        uint32_t bits;
+        uint32_t bits, shift;
         std::memcpy(&bits, &v.lane[i], 4);
-        bits = (bits << 23) + 0x3F800000u;
-        float power;
-        std::memcpy(&power, &bits, 4);
-        return power;
+        std::memcpy(&shift, &whole.lane[i], 4);
+        bits = a.lane[i] < b.lane[i] ? 0 : bits + (shift << 23);
+        float scaled;
+        std::memcpy(&scaled, &bits, 4);
+        return scaled;
     });
-}
-// value, but 0 where a < b.
-inline Floats zero_if_less(const Floats& a, const Floats& b, const Floats& value) {
-    return each([&](int i) { return a.lane[i] < b.lane[i] ? 0.0f : value.lane[i]; });
 }
 
 }  // namespace on_scalar
@@ -79,7 +79,7 @@ inline Floats zero_if_less(const Floats& a, const Floats& b, const Floats& value
 #if VQ_X86
 namespace on_simd128 {
 
-constexpr size_t kProductRows = 2;
+constexpr size_t kLanes = 8, kVectors = 2, kAbreast = 4, kProductRows = 2;
 
 struct Words {
     __m128i low, high;
@@ -117,20 +117,20 @@ VQ_TARGET_128 inline Floats divide(Floats a, Floats b) {
 VQ_TARGET_128 inline Floats maximum(Floats a, Floats b) {
     return {_mm_max_ps(a.low, b.low), _mm_max_ps(a.high, b.high)};
 }
-VQ_TARGET_128 inline __m128 power_of_two_in_4(__m128 v) {
-    return _mm_castsi128_ps(_mm_add_epi32(_mm_slli_epi32(_mm_castps_si128(v), 23), _mm_set1_epi32(0x3F800000)));
+VQ_TARGET_128 inline __m128 scaled_in_4(__m128 v, __m128 whole, __m128 less) {
+    const __m128i bits = _mm_add_epi32(_mm_castps_si128(v), _mm_slli_epi32(_mm_castps_si128(whole), 23));
+    return _mm_andnot_ps(less, _mm_castsi128_ps(bits));
 }
-VQ_TARGET_128 inline Floats power_of_two(Floats v) { return {power_of_two_in_4(v.low), power_of_two_in_4(v.high)}; }
-VQ_TARGET_128 inline Floats zero_if_less(Floats a, Floats b, Floats value) {
-    return {_mm_andnot_ps(_mm_cmplt_ps(a.low, b.low), value.low),
-            _mm_andnot_ps(_mm_cmplt_ps(a.high, b.high), value.high)};
+VQ_TARGET_128 inline Floats scaled_unless_less(Floats v, Floats whole, Floats a, Floats b) {
+    return {scaled_in_4(v.low, whole.low, _mm_cmplt_ps(a.low, b.low)),
+            scaled_in_4(v.high, whole.high, _mm_cmplt_ps(a.high, b.high))};
 }
 
 }  // namespace on_simd128
 
 namespace on_avx2 {
 
-constexpr size_t kProductRows = 4;
+constexpr size_t kLanes = 8, kVectors = 2, kAbreast = 4, kProductRows = 4;
 
 using Words = __m256i;
 struct Sums {
@@ -157,12 +157,9 @@ VQ_TARGET_AVX2 inline void to_floats(Words v, Floats* low, Floats* high) {
 }
 VQ_TARGET_AVX2 inline Floats divide(Floats a, Floats b) { return _mm256_div_ps(a, b); }
 VQ_TARGET_AVX2 inline Floats maximum(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-VQ_TARGET_AVX2 inline Floats power_of_two(Floats v) {
-    const __m256i bits = _mm256_slli_epi32(_mm256_castps_si256(v), 23);
-    return _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(0x3F800000)));
-}
-VQ_TARGET_AVX2 inline Floats zero_if_less(Floats a, Floats b, Floats value) {
-    return _mm256_andnot_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), value);
+VQ_TARGET_AVX2 inline Floats scaled_unless_less(Floats v, Floats whole, Floats a, Floats b) {
+    const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(whole), 23));
+    return _mm256_andnot_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), _mm256_castsi256_ps(bits));
 }
 
 }  // namespace on_avx2
@@ -170,7 +167,7 @@ VQ_TARGET_AVX2 inline Floats zero_if_less(Floats a, Floats b, Floats value) {
 #elif VQ_NEON
 namespace on_simd128 {
 
-constexpr size_t kProductRows = 4;
+constexpr size_t kLanes = 8, kVectors = 2, kAbreast = 4, kProductRows = 4;
 
 struct Words {
     int16x8_t low, high;
@@ -206,16 +203,13 @@ inline Floats divide(Floats a, Floats b) { return {vdivq_f32(a.low, b.low), vdiv
 inline Floats maximum(Floats a, Floats b) {
     return {vbslq_f32(vcgtq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcgtq_f32(a.high, b.high), a.high, b.high)};
 }
-inline float32x4_t power_of_two_in_4(float32x4_t v) {
-    const uint32x4_t bits = vshlq_n_u32(vreinterpretq_u32_f32(v), 23);
-    return vreinterpretq_f32_u32(vaddq_u32(bits, vdupq_n_u32(0x3F800000)));
+inline float32x4_t scaled_in_4(float32x4_t v, float32x4_t whole, uint32x4_t less) {
+    const uint32x4_t bits = vaddq_u32(vreinterpretq_u32_f32(v), vshlq_n_u32(vreinterpretq_u32_f32(whole), 23));
+    return vreinterpretq_f32_u32(vbicq_u32(bits, less));
 }
-inline Floats power_of_two(Floats v) { return {power_of_two_in_4(v.low), power_of_two_in_4(v.high)}; }
-inline float32x4_t kept(uint32x4_t mask, float32x4_t value) {
-    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), mask));
-}
-inline Floats zero_if_less(Floats a, Floats b, Floats value) {
-    return {kept(vcltq_f32(a.low, b.low), value.low), kept(vcltq_f32(a.high, b.high), value.high)};
+inline Floats scaled_unless_less(Floats v, Floats whole, Floats a, Floats b) {
+    return {scaled_in_4(v.low, whole.low, vcltq_f32(a.low, b.low)),
+            scaled_in_4(v.high, whole.high, vcltq_f32(a.high, b.high))};
 }
 
 }  // namespace on_simd128

@@ -87,8 +87,8 @@ class LogitTables {
     }
 
     size_t columns_ = 0;
-    std::vector<float> scale_;    // [columns]
-    std::vector<int16_t> words_;  // [G K, columns]
+    Lined<float> scale_;    // [columns]
+    Lined<int16_t> words_;  // [G K, columns]
 };
 
 }  // namespace vqlabel

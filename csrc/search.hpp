@@ -88,7 +88,7 @@ struct SearchPath {
 
 inline SearchPath search_path(Simd simd) {
 #if VQ_X86
-    if (simd == Simd::avx2) return {&on_avx2::nearest_words, &on_avx2::extend_partial};
+    if (simd >= Simd::avx2) return {&on_avx2::nearest_words, &on_avx2::extend_partial};
 #endif
 #if VQ_X86 || VQ_NEON
     if (simd != Simd::scalar) return {&on_simd128::nearest_words, &on_simd128::extend_partial};

@@ -14,7 +14,15 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define VQ_X86 1
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push  // GCC 12 warns of its own AVX-512 intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
 #if defined(_MSC_VER)
 #include <intrin.h>
 #endif
@@ -36,9 +44,11 @@
 namespace vqlabel {
 
 // Ordered: each one may use what the ones before it can do. `simd128` is SSSE3 on x86-64 and NEON on arm64.
-enum class Simd { scalar, simd128, avx2 };
+// `avx512` stands for all of AVX-512 F, BW, DQ, VL and VNNI.
+enum class Simd { scalar, simd128, avx2, avx512 };
 
 inline const char* simd_name(Simd simd) {
+    if (simd == Simd::avx512) return "avx512";
     if (simd == Simd::avx2) return "avx2";
     if (simd == Simd::scalar) return "scalar";
 #if VQ_NEON
@@ -55,11 +65,18 @@ inline Simd best_simd() {
     int leaf1[4], leaf7[4];
     __cpuid(leaf1, 1);
     __cpuidex(leaf7, 7, 0);
-    const bool ymm_saved_by_os = (leaf1[2] & (1 << 27)) && (_xgetbv(0) & 6) == 6;
-    if (ymm_saved_by_os && (leaf7[1] & (1 << 5))) return Simd::avx2;
+    const auto saved_by_os = (leaf1[2] & (1 << 27)) ? _xgetbv(0) : 0;
+    const unsigned wide = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+    const bool all = (static_cast<unsigned>(leaf7[1]) & wide) == wide && (leaf7[2] & (1 << 11));
+    if ((saved_by_os & 0xE6) == 0xE6 && all) return Simd::avx512;
+    if ((saved_by_os & 6) == 6 && (leaf7[1] & (1 << 5))) return Simd::avx2;
     return (leaf1[2] & (1 << 9)) ? Simd::simd128 : Simd::scalar;
 #elif VQ_X86
     __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+        return Simd::avx512;
+    }
     if (__builtin_cpu_supports("avx2")) return Simd::avx2;
     return __builtin_cpu_supports("ssse3") ? Simd::simd128 : Simd::scalar;
 #else
@@ -70,7 +87,7 @@ inline Simd best_simd() {
 // Throws std::invalid_argument, naming what this processor has, for a name it does not.
 inline Simd simd_from_name(const std::string& name) {
     std::string allowed;
-    for (Simd simd : {Simd::scalar, Simd::simd128, Simd::avx2}) {
+    for (Simd simd : {Simd::scalar, Simd::simd128, Simd::avx2, Simd::avx512}) {
         if (simd > best_simd()) break;
         if (name == simd_name(simd)) return simd;
         allowed += (allowed.empty() ? "" : ", ") + std::string(simd_name(simd));
@@ -93,6 +110,7 @@ inline std::atomic<Simd>& simd_in_use() {
 using Lanes = __m128i;  // eight u16, or sixteen bytes
 #define VQ_TARGET_128 VQ_TARGET("ssse3")
 #define VQ_TARGET_AVX2 VQ_TARGET("avx2")
+#define VQ_TARGET_AVX512 VQ_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
 VQ_TARGET_128 inline Lanes load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 VQ_TARGET_128 inline Lanes load8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }

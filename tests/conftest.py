@@ -33,7 +33,7 @@ settings.load_profile("vqlabel")
 def simd_paths() -> list[str]:
     """Every path that this processor can run, by asking for each."""
     best, found = _native.simd(), []
-    for name in ("scalar", "ssse3", "avx2", "neon"):
+    for name in ("scalar", "ssse3", "avx2", "avx512", "neon"):
         try:
             _native.use_simd(name)
         except ValueError:

@@ -165,13 +165,13 @@ def test_a_row_is_the_same_bits_however_it_is_decoded(sizes: Any, output: str) -
     for given in (False, True):
         decoder = NativeDecoder(layout, tensors)
         whole = decoder.decode(rows, (h0, spread) if given else None, output=output, temperature=3.0)
-        for path in ("scalar", "ssse3", "neon", "avx2"):
+        for path in ("scalar", "ssse3", "neon", "avx2", "avx512"):
             try:
                 _native.use_simd(path)
             except ValueError:
                 continue
             other = NativeDecoder(layout, tensors)  # with tables of its own
-            for part in (slice(0, 1), slice(1, 4), slice(60, 131), slice(130, 131), slice(None)):
+            for part in (slice(0, 1), slice(1, 10), slice(60, 131), slice(130, 131), slice(None)):
                 for threads in (1, 3, 256):
                     guess = (h0[part], spread[part]) if given else None
                     found = other.decode(rows[part], guess, output=output, temperature=3.0, threads=threads)
@@ -182,7 +182,7 @@ def test_a_row_is_the_same_bits_however_it_is_decoded(sizes: Any, output: str) -
 @pytest.mark.parametrize("T", [1e-30, 0.05, 1.0, 20.0, 1000.0, 1e30])
 def test_softmax_is_within_float_rounding_at_any_temperature(simd: str, T: float) -> None:
     layout = layout_of("residual", 3, 4, 30, 0, True, "int8")
-    for C in (1, 2, 15, 16, 17, 1000):
+    for C in (1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 1000):
         decoder, rows = NativeDecoder(layout, make(layout, C)), rows_of(layout, 9)
         logits = decoder.decode(rows, output="logits").astype(float)
         y = (logits - logits.max(1, keepdims=True)) / T
@@ -257,6 +257,31 @@ def test_a_guess_that_is_no_number_spoils_its_own_row_only(simd: str) -> None:
     assert np.isnan(found[[3, 5, 6]]).all()
     kept = [i for i in range(12) if i not in (3, 5, 6)]
     np.testing.assert_array_equal(found[kept], clean[kept])
+
+
+@pytest.mark.parametrize("bits", [0x7FC00001, 0x7F800001, 0xFFFFFFFF])
+def test_no_number_stays_none_whatever_its_bits(simd: str, bits: int) -> None:
+    layout = layout_of("residual", 3, 4, 48, 0, True, "int8")
+    decoder, rows, none = NativeDecoder(layout, make(layout, 33)), rows_of(layout, 9), np.uint32(bits)
+    for which in (0, 1):
+        guess = guess_of(layout, 9)
+        guess[which].view(np.uint32)[4, 0] = none
+        assert np.isnan(decoder.decode(rows, guess)).all(1).tolist() == [i == 4 for i in range(9)]
+    spread, out = np.full(9, none).view(np.float32), np.empty((9, 33), np.float32)
+    assert decoder._native.takes_tables(False)
+    assert np.isnan(decoder._native.decode(rows, out, spread=spread)).all()
+
+
+@pytest.mark.parametrize("output", ["probs", "log_probs", "logits"])
+def test_nothing_is_written_beside_the_labels(simd: str, output: str) -> None:
+    layout = layout_of("residual", 3, 4, 30, 0, True, "int8")
+    for C in (1, 7, 31, 33, 100):
+        decoder, rows = NativeDecoder(layout, make(layout, C)), rows_of(layout, 3)
+        for dtype in (np.float32, np.float16):
+            room = np.full(3 * C + 128, 7, dtype)
+            decoder.decode(rows, output=output, out=room[64:-64].reshape(3, C))
+            assert (room[:64] == 7).all()
+            assert (room[-64:] == 7).all()
 
 
 @pytest.mark.parametrize("R", [512, 513, 1100])

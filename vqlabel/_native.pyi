@@ -132,7 +132,7 @@ def replay_parameters(
     """
 
 def simd() -> str:
-    """Name the instructions in use: scalar, ssse3, avx2 or neon."""
+    """Name the instructions in use: scalar, ssse3, avx2, avx512 or neon."""
 
 def use_simd(name: str) -> None:
     """Use these instructions from now on; ValueError if this processor does not have them.
