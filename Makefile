@@ -10,8 +10,9 @@ SUITE ?= tests
 demo: $(READY)
 	$(BIN)/python -m examples.glyphs.demo
 
+# A file of tests for each core at a time, so each takes one thread.
 test: $(READY)
-	$(BIN)/pytest $(SUITE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(SUITE)
 
 lint: $(READY)
 	$(BIN)/ruff check .
