@@ -23,6 +23,7 @@ from examples.glyphs import (
     retention,
     retention_cost,
     retention_figures,
+    retention_headline,
     retention_labels,
     retention_law,
     retention_table,
@@ -245,6 +246,18 @@ def test_tables_say_retention_and_gap_and_what_was_missed() -> None:
     assert "| 79.00 +- 0.50 (2) | 98.8 | 95 |" in text
     assert "- here: faiss OPQ2 (3 B, 71.00 %) against ours, prior replay, 2 B (4 B, 70.00 %)" in text
     assert not list(retention_table.tables(results(), Settings()))
+
+
+def test_the_headline_has_the_rows_that_were_run() -> None:
+    cells = {key: {**cell, "machine": "1 threads on 2 cores of X, torch 2"} for key, cell in results()["cells"].items()}
+    lines = list(retention_headline.headline({"cells": cells}, TINY))
+    assert "seeds: 2, on X, torch 2." in lines[1]
+    assert lines[4:] == [
+        "| fp16 | 2000 | 80.00 | 100.0 | 100 |",
+        "| ours, prior replay, 4 B | 5.1 | 79.00 | 98.8 | 95 |",
+        "| ours, prior replay, 2 B | 3.1 | 70.00 | 87.5 | 50 |",
+        "| hard | 0.1 | 60.00 | 75.0 | 0 |",
+    ]
 
 
 def test_costs_are_measured_and_the_teacher_is_a_rival(labels: rate_measure.Labels) -> None:

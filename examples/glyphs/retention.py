@@ -23,6 +23,7 @@ from examples.glyphs import (
     rate_table,
     retention_cost,
     retention_figures,
+    retention_headline,
     retention_labels,
     retention_table,
     run,
@@ -163,14 +164,16 @@ def _cost(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _table(settings: Settings, options: argparse.Namespace) -> None:
-    """The tables of RETENTION.md, or of quick labels on the screen."""
+    """The tables of RETENTION.md and the few rows of README.md, or of quick labels on the screen."""
     results = rate.read(options.results)
     if options.quick:
         print("\n".join(retention_table.tables(results, settings)))
         return
-    shown = (dataclasses.replace(settings, mixing=mixing) for mixing in (0.5, 1.0))
-    text = "\n".join(line for each in shown for line in retention_table.tables(results, each))
+    mixings = (dataclasses.replace(settings, mixing=mixing) for mixing in (0.5, 1.0))
+    text = "\n".join(line for each in mixings for line in retention_table.tables(results, each))
     rate_table.write(text, Path(__file__).with_name("RETENTION.md"), retention_table.BEGIN)
+    shown = "\n".join(retention_headline.headline(results, Settings()))
+    rate_table.write(shown, Path(__file__).parents[2] / "README.md", retention_headline.BEGIN)
 
 
 def _plot(settings: Settings, options: argparse.Namespace) -> None:

@@ -129,7 +129,7 @@ def _sources(found: list[Entry]) -> Iterator[str]:
     )
     yield "|---" * 11 + "|"
     for entry in sorted(found, key=lambda e: -e.bytes["all"]):
-        size = [_size(entry.bytes[name]) for name in ("labels", "augmentation", "all", "many")]
+        size = [size_text(entry.bytes[name]) for name in ("labels", "augmentation", "all", "many")]
         best = entry.best()
         words = [*_judged(entry, WARM, found), *_judged(entry, best, found)]
         words[3] += f" (T = {best:g})" if words[3] != GAP and len(entry.runs) > 1 else ""
@@ -139,7 +139,8 @@ def _sources(found: list[Entry]) -> Iterator[str]:
 
 def _judged(entry: Entry, temperature: float, found: list[Entry]) -> list[str]:
     runs, known = entry.runs.get(temperature), shares(entry, temperature, found)
-    accuracy = f"{np.mean(runs):.2f} +- {np.std(runs):.2f} ({len(runs)})" if runs else GAP
+    spread = f" +- {np.std(runs):.2f}" if runs and len(runs) > 1 else ""
+    accuracy = f"{np.mean(runs):.2f}{spread} ({len(runs)})" if runs else GAP
     return [accuracy, *([f"{known[0]:.1f}", f"{known[1]:.0f}"] if known else [GAP, GAP])]
 
 
@@ -168,8 +169,9 @@ def _costs(costs: dict[str, Any]) -> Iterator[str]:
 
 
 def _told(entry: Entry, column: str) -> str:
-    return f"{entry.name} ({_size(entry.bytes[column])} B, {entry.mean(WARM):.2f} %)"
+    return f"{entry.name} ({size_text(entry.bytes[column])} B, {entry.mean(WARM):.2f} %)"
 
 
-def _size(value: float) -> str:
+def size_text(value: float) -> str:
+    """Bytes in three digits."""
     return "0" if value == 0 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,42 @@
+"""The few rows of RETENTION.md that the README shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from examples.glyphs.retention_sources import Source
+from examples.glyphs.retention_table import COMMAND, WARM, Entry, entries, shares, size_text
+from examples.glyphs.settings import Settings
+
+BEGIN = f"<!-- begin: made by `{COMMAND} table` from examples/glyphs/results/retention.json; do not edit -->"
+
+SHOWN = [
+    Source("hard"), Source("fp16"), Source("vq", "replay", 16), Source("vq", "replay", 8), Source("vq", "replay", 4),
+    Source("vq", "replay", 2), Source("vq", "replay", 8, keep=10), Source("vq", "image", 2), Source("vq", "image", 0),
+    Source("lpqld", k=50, keep=10, schedule="step", calibrated=True), Source("lpld", keep=10),
+    Source("faiss", index="OPQ8_64,PQ8x8"), Source("vqae", bytes=8, form="vqae"), Source("tinyvit", k=100),
+]  # fmt: skip
+
+
+def headline(results: dict[str, Any], settings: Settings) -> Iterator[str]:
+    """Markdown, line by line: those that were run, by bytes."""
+    found = entries(results, settings)
+    names = [source.name for source in SHOWN]
+    shown = sorted((entry for entry in found if entry.name in names), key=lambda entry: -entry.bytes["many"])
+    machines = sorted({cell["machine"].split(" of ", 1)[1] for cell in results["cells"].values()})
+    seeds = sorted({len(entry.runs.get(WARM, [])) for entry in shown} - {0})
+    many = f"{seeds[0]}" if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
+    yield f"{settings.classes:,} glyph classes, {settings.ipc} images each, {settings.epochs} epochs of labels."
+    yield f"Students at T = {WARM:g}, seeds: {many}, on {' and '.join(machines)}.\n"
+    yield "| labels | bytes a label, all-in at 15 M | student, % | retention, % | of the gap to hard labels, % |"
+    yield "|---|---|---|---|---|"
+    yield from (row for row in (_row(entry, found) for entry in shown) if row)
+
+
+def _row(entry: Entry, found: list[Entry]) -> str:
+    accuracy, known = entry.mean(WARM), shares(entry, WARM, found)
+    if accuracy is None or known is None:
+        return ""
+    size = size_text(entry.bytes["many"])
+    return f"| {entry.name} | {size} | {accuracy:.2f} | {known[0]:.1f} | {known[1]:.0f} |"
