@@ -55,7 +55,11 @@ def _students(figure: Any, axes: Any, full: LabelFile, small: LabelFile, reached
     right = figure.add_subplot(grid[:, 2])
     sizes = {"fp16": full, "vqlabel": small}
     names = [f"{n}\n{sizes[n].header.file_bytes / len(sizes[n]):.3g} B a label" if n in sizes else n for n in reached]
-    right.bar(names, list(reached.values()), color=["0.8", "0.6", "#1f5fa8"])
-    right.set_ylim(min(reached.values()) - 5, max(reached.values()) + 1)
+    # Dots, not bars: the axis does not begin at nothing.
+    right.scatter(names, list(reached.values()), color=["0.8", "0.6", "#1f5fa8"], s=80, zorder=2)
+    for name, accuracy in zip(names, reached.values(), strict=True):
+        right.annotate(f"{accuracy:.2f}", (name, accuracy), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+    right.margins(0.25, 0.15)
+    right.grid(axis="y", alpha=0.3)
     right.set_title("accuracy of the student, %")
     right.tick_params(axis="x", labelsize=8)
