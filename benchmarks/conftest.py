@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 
 def machine() -> dict[str, Any]:
     """Circumstances of the figures."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit.stdout.strip(),

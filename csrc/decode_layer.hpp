@@ -2,7 +2,7 @@
 //
 // Weights are 8-bit numbers with a scale for each output (what a file holds), in one plane or more that are summed.
 // Rows x become 16-bit numbers with a scale each, so a product is within 2^-16 max|x| sum|weight| of the true one, and
-// its sum is exact: the same bits on every path, in any batch. It takes half the time of a product of floats.
+// its sum is exact: the same bits on every path, in any batch.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 #include "decode_lanes_512.hpp"
 #include "decode_room.hpp"
 
-// So many steps of the next loop at a time: of 2, a product is 1.2 times as fast; of all, arrays stay in registers.
+// So many steps of the next loop at a time: of 2, a product is faster; of all, arrays stay in registers.
 #define VQ_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define VQ_UNROLL(steps) VQ_PRAGMA(unroll steps)

@@ -124,8 +124,7 @@ def grid_losses(student_logits: torch.Tensor, target: torch.Tensor, grid: Sequen
 def best_temperature(student_logits: torch.Tensor, target: torch.Tensor, *, least: float, most: float) -> torch.Tensor:
     """The tau between these two with the least mean KL(target || softmax(student_logits / tau)): float64 [].
 
-    The KL is convex in 1 / tau, so Newton's steps find it; one that leaves the bracket halves it instead. All of it
-    stays on the device.
+    The KL is convex in 1 / tau, so Newton's steps find it; one that leaves the bracket halves it instead.
     """
     logits, target, products = _centred(student_logits, target)
     low, high = torch.tensor([1 / most, 1 / least], dtype=torch.float64, device=logits.device)

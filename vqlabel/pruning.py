@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from vqlabel import _native
 from vqlabel.arguments import check_whole, check_word
 
-REUSE_STREAM = 4  # of the draws that a seed gives; 0 to 3 are those of a replay recipe, see csrc/replay.hpp
+REUSE_STREAM = 4  # of the draws that a seed gives; 0 to 2 are those of a replay recipe, see csrc/replay.hpp
 MOST = 2**32 - 1  # numbers of epochs and images are words of a counter
 
 

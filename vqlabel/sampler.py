@@ -117,10 +117,11 @@ class ReplaySampler(Sampler[int]):
     def _check_epoch(self, epoch: Any) -> None:
         check_whole("epoch", epoch, 0, MOST)
         if epoch >= self._epochs and not (self.reuse and self._epochs):
-            raise ValueError(
-                f"epoch {epoch} is not in {self._path}, which has {self._epochs} epochs of {self._images} images: "
-                "train fewer epochs, or read them again with reuse=Reuse()"
+            advice = (
+                "train fewer epochs, or read them again with reuse=Reuse()" if self._epochs else "it has no whole one"
             )
+            found = f"{self._path}, which has {self._epochs} epochs of {self._images} images"
+            raise ValueError(f"epoch {epoch} is not in {found}: {advice}")
 
 
 def _check_order(seed: Any, shuffle: Any) -> None:

@@ -11,8 +11,8 @@
             ...
         align.update(logits, labels.probs(T))            # calibrated alignment: the student's temperature
 
-This is LPQLD's training; each part works alone and in any loop. Epochs count from 0, as `set_epoch` counts; published
-formulas count from 1, so the epoch that they call e is e - 1 here. `vqlabel.pruning` explains the labels,
+These are the parts of LPQLD's training; each works alone and in any loop. Epochs count from 0, as `set_epoch` counts;
+published formulas count from 1, so the epoch that they call e is e - 1 here. `vqlabel.pruning` explains the labels,
 `vqlabel.alignment` the student's temperature.
 """
 
@@ -58,7 +58,7 @@ class TemperatureSchedule:
 
     @property
     def temperature(self) -> float:
-        """Temperature of the epoch that `step` was last told, 0 before that."""
+        """Temperature of the epoch that `step` was last told; until then, of epoch 0."""
         return self(self.epoch)
 
     def state_dict(self) -> dict[str, int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from examples.glyphs import (
     retention_table,
     run,
     student,
+    training,
 )
 from examples.glyphs.rate_bench import machine
 from examples.glyphs.rate_measure import Labels
@@ -35,7 +36,8 @@ from examples.glyphs.retention_sources import TEMPERATURES, Source, sources
 from examples.glyphs.retention_student import lesson
 from examples.glyphs.settings import Settings
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PRECISION = torch.bfloat16  # of the student's convolutions
+TAUGHT = 1  # counts changes of students and their test after which older results do not compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,11 @@ class Cell:
     temperature: float
     seed: int
     settings: Settings
-    student: str = "convnet"
-    precision: str = "bf16"
     effort: float = 1.0
 
     def facts(self) -> dict[str, Any]:
         """What the result depends on."""
-        return {**dataclasses.asdict(self), "name": self.source.name}
+        return {**asdict(self), "precision": str(PRECISION), "taught": TAUGHT, "name": self.source.name}
 
     def key(self, teacher: str) -> str:
         """Name of the cell in the results: what was found with another setting is never taken for it."""
@@ -72,14 +72,19 @@ def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
             if source.warm_only and temperature != TEMPERATURES[0]:
                 continue
             for seed in range(options.seeds):
-                yield Cell(source, temperature, seed, settings, options.student, options.precision, options.effort)
+                yield Cell(source, temperature, seed, settings, options.effort)
 
 
 def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
     """Train the students that are not in the results yet; each is kept when it is done. Returns what failed."""
     failed: list[str] = []
     stored, made_for = None, None
-    todo = [cell for cell in wanted if cell.key(labels.teacher) not in rate.read(path)["cells"]]
+    done = rate.read(path)["cells"]
+    todo = [cell for cell in wanted if cell.key(labels.teacher) not in done]
+    if any(
+        cell["teacher"] != labels.teacher and cell["settings"] == asdict(wanted[0].settings) for cell in done.values()
+    ):
+        raise ValueError(f"{path} holds students of another teacher's labels; move it away to begin again")
     for number, cell in enumerate(todo):
         begin = time.perf_counter()
         try:
@@ -92,7 +97,7 @@ def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
             failed.append(f"{cell}: {error}")
             continue
         size = stored.bytes.each(cell.settings.epochs * cell.settings.distilled_recipe.images)
-        found = {**cell.facts(), "accuracy": accuracy, "bytes": size, "machine": machine()}
+        found = {**cell.facts(), "teacher": labels.teacher, "accuracy": accuracy, "bytes": size, "machine": machine()}
         with locked(path) as results:
             results["cells"][cell.key(labels.teacher)] = {**found, "seconds": round(time.perf_counter() - begin, 1)}
         print(f"{number + 1} of {len(todo)}: {cell}: {accuracy:.2f} %", flush=True)
@@ -102,16 +107,13 @@ def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
 def taught(cell: Cell, stored: retention_labels.Stored) -> float:
     """Accuracy of the student of a cell."""
     loss = lesson(cell.source, stored, cell.settings, cell.temperature)
-    more = {"epochs": stored.epochs, "precision": PRECISIONS[cell.precision]}
-    return student.train(cell.settings, loss, seed=cell.seed, student=cell.student, **more)  # type: ignore[arg-type]
+    return student.train(cell.settings, loss, seed=cell.seed, epochs=stored.epochs, precision=PRECISION)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[dict[str, Any]]:
     """The results, to be changed and written; several programs may do so, one after the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with training.alone(path):
         results = rate.read(path)
         yield results
         rate.write(path, results)
@@ -131,8 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, action="append", help=f"may be repeated; {TEMPERATURES}")
     parser.add_argument("--only", action="append", default=[], help="sources with this in their name; may be repeated")
     parser.add_argument("--part", default="0/1", help="of several programs that share the work: 0/2 and 1/2")
-    parser.add_argument("--student", default="convnet")
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of the student's convolutions")
     parser.add_argument("--effort", type=float, default=1.0, help="of fits; less is quicker and worse")
     parser.add_argument("--results", type=Path, help="results/retention.json")
     options = parser.parse_args(arguments)
@@ -167,9 +167,9 @@ def _table(settings: Settings, options: argparse.Namespace) -> None:
     """The tables of RETENTION.md and the few rows of README.md, or of quick labels on the screen."""
     results = rate.read(options.results)
     if options.quick:
-        print("\n".join(retention_table.tables(results, settings)))
+        print("\n".join(retention_table.tables(results, settings, options.effort)))
         return
-    mixings = (dataclasses.replace(settings, mixing=mixing) for mixing in (0.5, 1.0))
+    mixings = (dataclasses.replace(Settings(), mixing=mixing) for mixing in (0.5, 1.0))
     text = "\n".join(line for each in mixings for line in retention_table.tables(results, each))
     rate_table.write(text, Path(__file__).with_name("RETENTION.md"), retention_table.BEGIN)
     shown = "\n".join(retention_headline.headline(results, Settings()))

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.glyphs import models, retention_labels, run, teacher
+from examples.glyphs import retention_labels, run, teacher
 from examples.glyphs.rate_measure import Labels
 from examples.glyphs.retention_sources import Source, sources
+from examples.glyphs.retention_table import TEACHER, parameters
 from examples.glyphs.settings import Settings
 from vqlabel import LabelDecoder, LabelFile
 
 ROUNDS = 7
-TEACHER = "the teacher instead of labels"
 
 
 def measure(settings: Settings, labels: Labels, effort: float = 1.0) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _ways(settings: Settings, labels: Labels, effort: float) -> Iterator[tuple[s
         with torch.inference_mode():
             return net(views)
 
-    yield TEACHER, (forward, sum(p.numel() for p in models.teacher(settings.classes).parameters()))
+    yield TEACHER, (forward, parameters(net))
     for source in sources():
         path = retention_labels.file_path(source, settings, labels, effort)
         if source.scheme == "vq" and source.keep == 1 and path.exists():

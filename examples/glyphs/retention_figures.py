@@ -66,22 +66,24 @@ def _accuracies(axes: Any, found: list[Entry]) -> None:
             _points(axes, some, marker, label, color=colour, linestyle="none" if pruned else "-")
     for scheme, (marker, label) in RIVALS.items():
         _points(axes, [e for e in found if e.source["scheme"] == scheme], marker, label, color="0.4", linestyle="none")
-    points = [(e.bytes["many"], float(np.mean(e.runs[WARM]))) for e in found if e.bytes["many"] > 0]
+    points = [(e.bytes["all"], float(np.mean(e.runs[WARM]))) for e in found if e.bytes["all"] > 0]
     axes.plot(*zip(*front(points), strict=True), color="0.2", linewidth=0.8, linestyle=":", label="Pareto front")
     for entry in found:
         if entry.source["scheme"] == "hard":
             axes.axhline(np.mean(entry.runs[WARM]), color="0.6", linewidth=0.8, linestyle="--", label="hard labels")
     axes.set(
-        xscale="log", xlabel="bytes a label, all-in, at 15 M rows", ylabel=f"accuracy of the student, %, T = {WARM:g}"
+        xscale="log",
+        xlabel="bytes a label, all-in",
+        ylabel=f"accuracy of the student, %, T = {WARM:g}",
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
 
 
 def _points(axes: Any, some: list[Entry], marker: str, label: str, **look: Any) -> None:
-    some = sorted(some, key=lambda entry: entry.bytes["many"])
+    some = sorted(some, key=lambda entry: entry.bytes["all"])
     if some:
-        sizes, runs = [e.bytes["many"] for e in some], [e.runs[WARM] for e in some]
+        sizes, runs = [e.bytes["all"] for e in some], [e.runs[WARM] for e in some]
         middle, spread = [np.mean(r) for r in runs], [np.std(r) for r in runs]
         axes.errorbar(sizes, middle, yerr=spread, marker=marker, label=label, markersize=5, linewidth=1, **look)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from examples.glyphs.retention_sources import Source
-from examples.glyphs.retention_table import COMMAND, WARM, Entry, entries, shares, size_text
+from examples.glyphs.retention_table import COMMAND, TEACHER, WARM, Entry, entries, shares, size_text
 from examples.glyphs.settings import Settings
 
 BEGIN = f"<!-- begin: made by `{COMMAND} table` from examples/glyphs/results/retention.json; do not edit -->"
@@ -22,15 +22,17 @@ SHOWN = [
 def headline(results: dict[str, Any], settings: Settings) -> Iterator[str]:
     """Markdown, line by line: those that were run, by bytes."""
     found = entries(results, settings)
-    names = [source.name for source in SHOWN]
-    shown = sorted((entry for entry in found if entry.name in names), key=lambda entry: -entry.bytes["many"])
+    names = [TEACHER, *(source.name for source in SHOWN)]
+    shown = sorted((entry for entry in found if entry.name in names), key=lambda entry: -entry.bytes["all"])
+    if not shown:
+        return
     machines = sorted({cell["machine"].split(" of ", 1)[1] for cell in results["cells"].values()})
     seeds = sorted({len(entry.runs.get(WARM, [])) for entry in shown} - {0})
     many = f"{seeds[0]}" if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
     yield f"{settings.classes:,} glyph classes, {settings.ipc} images each, {settings.epochs} epochs of labels."
     yield f"Students at T = {WARM:g}, seeds: {many}, on {' and '.join(machines)}.\n"
-    yield "| labels | bytes a label, all-in at 15 M | student, % | retention, % | of the gap to hard labels, % |"
-    yield "|---|---|---|---|---|"
+    yield "| labels | B a label, all-in, here | at 15 M rows | student, % | retention, % | gap to hard closed, % |"
+    yield "|---|---|---|---|---|---|"
     yield from (row for row in (_row(entry, found) for entry in shown) if row)
 
 
@@ -38,5 +40,5 @@ def _row(entry: Entry, found: list[Entry]) -> str:
     accuracy, known = entry.mean(WARM), shares(entry, WARM, found)
     if accuracy is None or known is None:
         return ""
-    size = size_text(entry.bytes["many"])
+    size = f"{size_text(entry.bytes['all'])} | {size_text(entry.bytes['many'])}"
     return f"| {entry.name} | {size} | {accuracy:.2f} | {known[0]:.1f} | {known[1]:.0f} |"

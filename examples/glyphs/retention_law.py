@@ -69,14 +69,15 @@ def _not_negative(columns: NDArray[np.float64], wanted: NDArray[np.float64]) -> 
 
 
 def points(results: dict[str, Any], settings: Settings) -> list[tuple[int, float, float, Entry]]:
-    """IPC, bytes of labels an image (all-in at 15 M rows), accuracy, of hard labels, fp16 and ours without pixels."""
+    """IPC, bytes of labels an image, all-in, and accuracy: of hard labels, fp16, LPLD, and ours of prior `replay`."""
     found = []
     for ipc in IPCS:
         for entry in entries(results, dataclasses.replace(settings, ipc=ipc)):
-            ours = entry.source["scheme"] == "vq" and entry.source["prior"] == "replay"
+            plain = entry.source["keep"] == 1 and entry.source["schedule"] == "constant"
+            ours = entry.source["scheme"] == "vq" and entry.source["prior"] == "replay" and plain
             accuracy = entry.mean(WARM)
             if accuracy is not None and (ours or entry.source["scheme"] in ("hard", "fp16", "lpld")):
-                found.append((ipc, settings.epochs * entry.bytes["many"], accuracy, entry))
+                found.append((ipc, settings.epochs * entry.bytes["all"], accuracy, entry))
     return found
 
 
@@ -84,7 +85,7 @@ def draw(axes: Any, found: list[tuple[int, float, float, Entry]], settings: Sett
     """Accuracy against images a class for equal bytes of everything: lines by the law, dots as students reached it."""
     ours = [each for each in found if each[3].source["scheme"] in ("vq", "hard")]
     law = fit(*(np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]))
-    ipc = np.geomspace(min(IPCS), 2 * max(IPCS), 100)
+    ipc = np.geomspace(min(IPCS), max(IPCS), 100)
     for budget in BUDGETS:
         label_bytes = budget / (settings.classes * ipc) - PIXELS
         axes.plot(ipc[label_bytes >= 0], law.accuracy(ipc, label_bytes)[label_bytes >= 0], label=f"{budget / 1e6:g} MB")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from examples.glyphs import teacher
 
@@ -41,15 +39,11 @@ class Source:
     @property
     def name(self) -> str:
         """As it stands in the table."""
-        words = {"vq": f"ours, prior {self.prior}, {self.bytes} B", "vqae": f"VQAE, {self.bytes} B",
+        words = {"vq": f"ours, prior {self.prior}, {self.bytes} B", "vqae": f"our VQAE, {self.bytes} B",
                  "one": f"one label per image, teacher at {self.age:g}", "faiss": f"faiss {self.index}",
                  "lpqld": f"LPQLD MR-{self.k}", "tinyvit": f"TinyViT, k = {self.k}", "lpld": "LPLD"}  # fmt: skip
         extra = [f"pruned {self.keep}x"] * (self.keep > 1) + ["DKR"] * (self.schedule != "constant")
         return " + ".join([words.get(self.scheme, self.scheme), *extra, *["CA"] * self.calibrated])
-
-    def facts(self) -> dict[str, Any]:
-        """Everything that tells it from another."""
-        return dataclasses.asdict(self)
 
     @property
     def fits(self) -> bool:

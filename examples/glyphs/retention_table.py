@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
+from examples.glyphs import models
 from examples.glyphs.rate_measure import MANY_ROWS
 from examples.glyphs.rate_table import GAP
-from examples.glyphs.retention_cost import TEACHER
 from examples.glyphs.retention_sources import TEMPERATURES
 from examples.glyphs.settings import Settings
 
 COMMAND = "python -m examples.glyphs.retention"
 BEGIN = f"<!-- begin: made by `{COMMAND} table` from results/retention.json; do not edit -->"
+TEACHER = "the teacher instead of labels"
 WARM = TEMPERATURES[0]  # what the numbers that have to be reached are said of
 
 # Least retention and share of the gap between hard and fp16 labels, per cent, at T = 20, by prior, bytes and pruning.
@@ -25,8 +27,6 @@ MUST_REACH = {
     ("replay", 2, 1): (96.5, 81), ("replay", 8, 10): (96.5, 81),
     ("image", 2, 1): (98.3, 91), ("image", 0, 1): (97.0, 85),
 }  # fmt: skip
-
-Cell = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -49,55 +49,57 @@ class Entry:
         return max(self.runs, key=lambda temperature: float(np.mean(self.runs[temperature])))
 
 
-def entries(
-    results: dict[str, Any], settings: Settings, student: str = "convnet", precision: str = "bf16"
-) -> list[Entry]:
-    """Students of these settings by source, in the order of `sources` as far as they were run."""
+def entries(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> list[Entry]:
+    """Students of these settings by source, in the order in which they were run, and of the teacher itself."""
     found: dict[str, Entry] = {}
-    wanted = dataclasses.asdict(settings)
+    wanted = dataclasses.asdict(settings), effort
     for cell in results["cells"].values():
-        if (cell["settings"], cell["student"], cell["precision"]) != (wanted, student, precision):
+        if (cell["settings"], cell["effort"]) != wanted:
             continue
         key = json.dumps(cell["source"], sort_keys=True)
         entry = found.setdefault(key, Entry(cell["source"], cell["name"], cell["bytes"], {}))
         entry.runs.setdefault(cell["temperature"], []).append(cell["accuracy"])
-    return list(found.values())
+    return [*found.values(), *_teacher(list(found.values()), settings)]
 
 
-def shares(entry: Entry, temperature: float, all_of_them: list[Entry]) -> tuple[float, float] | None:
-    """Retention, and the share of the gap from hard to fp16 labels that is closed, per cent, at one temperature."""
-    ends = {e.source["scheme"]: e.mean(temperature) for e in all_of_them if e.source["scheme"] in ("hard", "fp16")}
-    accuracy, hard, full = entry.mean(temperature), ends.get("hard"), ends.get("fp16")
+def _teacher(found: list[Entry], settings: Settings) -> Iterator[Entry]:
+    """Who has the teacher in fp16 needs no labels: what fp16 labels teach, for the bytes of its weights."""
+    whole = 2.0 * parameters(models.teacher(settings.classes))
+    size = {"labels": 0.0, "augmentation": 0.0, "many": whole / MANY_ROWS}
+    size["all"] = whole / (settings.epochs * settings.distilled_recipe.images)
+    for full in found:
+        if full.source["scheme"] == "fp16":
+            yield Entry({**full.source, "scheme": "teacher"}, TEACHER, size, full.runs)
+
+
+def shares(entry: Entry, temperature: float | None, all_of_them: list[Entry]) -> tuple[float, float] | None:
+    """Retention, and the share of the gap from hard to fp16 labels that is closed, per cent.
+
+    At one temperature, or each at its own best.
+    """
+
+    def reached(e: Entry) -> float | None:
+        return e.mean(e.best() if temperature is None else temperature)
+
+    ends = {e.source["scheme"]: reached(e) for e in all_of_them if e.source["scheme"] in ("hard", "fp16")}
+    accuracy, hard, full = reached(entry), ends.get("hard"), ends.get("fp16")
     if accuracy is None or hard is None or full is None or full == hard:
         return None
     return 100 * accuracy / full, 100 * (accuracy - hard) / (full - hard)
 
 
-def tables(results: dict[str, Any], settings: Settings) -> Iterator[str]:
+def tables(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> Iterator[str]:
     """All tables of these settings, line by line."""
-    found = entries(results, settings)
+    found = entries(results, settings, effort)
     if not found:
         return
     always = "always on" if settings.mixing == 1 else f"with p = {settings.mixing:g}"
     yield f"## {settings.classes} classes, {settings.ipc} images a class, {settings.epochs} epochs, CutMix {always}\n"
-    found += _teacher(results, found, settings)
     yield from _must(found)
     yield from _sources(found)
     yield from _ahead(found)
     if results.get("costs", {}).get("classes") == settings.classes:
         yield from _costs(results["costs"])
-
-
-def _teacher(results: dict[str, Any], found: list[Entry], settings: Settings) -> list[Entry]:
-    """Who has the teacher in fp16 needs no labels: what fp16 labels teach, for the bytes of its weights."""
-    known = results.get("costs", {}).get("cells", {}).get(TEACHER)
-    full = next((e for e in found if e.source["scheme"] == "fp16"), None)
-    if known is None or full is None or results["costs"]["classes"] != settings.classes:
-        return []
-    whole = 2.0 * known["parameters"]
-    size = {"labels": 0.0, "augmentation": 0.0}
-    size |= {"all": whole / (settings.epochs * settings.distilled_recipe.images), "many": whole / MANY_ROWS}
-    return [Entry({**full.source, "scheme": "teacher"}, TEACHER, size, full.runs)]
 
 
 def _must(found: list[Entry]) -> Iterator[str]:
@@ -109,10 +111,8 @@ def _must(found: list[Entry]) -> Iterator[str]:
         known = shares(entry, WARM, found) if entry else None
         if entry and known:
             met = "yes" if known[0] >= retention and known[1] >= gap else "**no**"
-            seeds = len(entry.runs[WARM])
-            lines.append(
-                f"| {entry.name} | {retention:g} / {gap:g} | {known[0]:.1f} / {known[1]:.0f} | {seeds} | {met} |"
-            )
+            words = f"{retention:g} / {gap:g} | {known[0]:.2f} / {known[1]:.1f} | {len(entry.runs[WARM])} | {met}"
+            lines.append(f"| {entry.name} | {words} |")
     if lines:
         yield f"**What was to be reached** at T = {WARM:g} (`{COMMAND} run`): retention / share of the gap, per cent\n"
         yield "| labels | asked for | found | seeds | met |"
@@ -125,23 +125,23 @@ def _sources(found: list[Entry]) -> Iterator[str]:
     yield f"**Every source** (`{COMMAND} run`)\n"
     yield (
         f"| labels | B of labels | B of augmentation | B all-in | B all-in, 15 M rows | % at T = {WARM:g} | retention "
-        "| gap closed | % at its best T | retention | gap closed |"
+        "| gap closed | % at its best T | of fp16 at its best | gap closed |"
     )
     yield "|---" * 11 + "|"
     for entry in sorted(found, key=lambda e: -e.bytes["all"]):
         size = [size_text(entry.bytes[name]) for name in ("labels", "augmentation", "all", "many")]
-        best = entry.best()
-        words = [*_judged(entry, WARM, found), *_judged(entry, best, found)]
-        words[3] += f" (T = {best:g})" if words[3] != GAP and len(entry.runs) > 1 else ""
+        words = [*_judged(entry, WARM, found), *(_judged(entry, None, found) if len(entry.runs) > 1 else [GAP] * 3)]
         yield "| " + " | ".join([entry.name, *size, *words]) + " |"
     yield ""
 
 
-def _judged(entry: Entry, temperature: float, found: list[Entry]) -> list[str]:
-    runs, known = entry.runs.get(temperature), shares(entry, temperature, found)
+def _judged(entry: Entry, temperature: float | None, found: list[Entry]) -> list[str]:
+    best = entry.best() if temperature is None else temperature
+    runs, known = entry.runs.get(best), shares(entry, temperature, found)
     spread = f" +- {np.std(runs):.2f}" if runs and len(runs) > 1 else ""
     accuracy = f"{np.mean(runs):.2f}{spread} ({len(runs)})" if runs else GAP
-    return [accuracy, *([f"{known[0]:.1f}", f"{known[1]:.0f}"] if known else [GAP, GAP])]
+    where = f", T = {best:g}" if temperature is None and runs else ""
+    return [accuracy + where, *([f"{known[0]:.1f}", f"{known[1]:.1f}"] if known else [GAP, GAP])]
 
 
 def _ahead(found: list[Entry]) -> Iterator[str]:
@@ -153,9 +153,14 @@ def _ahead(found: list[Entry]) -> Iterator[str]:
         pairs = [(mine, other) for mine in ours for other in rivals if other.bytes[column] <= mine.bytes[column]]
         better = [(mine, other) for mine, other in pairs if (other.mean(WARM) or 0) >= (mine.mean(WARM) or 0)]
         lines += [f"- {what}: {_told(other, column)} against {_told(mine, column)}" for mine, other in better]
-    yield f"**Rivals that are as good with no more bytes**, T = {WARM:g}: {'' if lines else 'none.'}\n"
-    yield from lines
+    yield f"**Rivals that are as good with no more bytes**, T = {WARM:g}, of {len(rivals)}:\n"
+    yield from lines or ["- none"]
     yield ""
+
+
+def parameters(net: torch.nn.Module) -> int:
+    """Numbers in a network."""
+    return sum(p.numel() for p in net.parameters())
 
 
 def _costs(costs: dict[str, Any]) -> Iterator[str]:

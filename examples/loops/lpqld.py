@@ -1,4 +1,4 @@
-"""LPQLD's training: few labels, used again and again, at a falling temperature that the student follows.
+"""The parts of LPQLD's training: few labels, used again and again, at a falling temperature that the student follows.
 
 The file holds a quarter of the epochs that are trained. Each image goes round its labels (label pruning), the labels'
 temperature falls in steps (dynamic knowledge reuse), and the student's is fitted to the last batch of each epoch
