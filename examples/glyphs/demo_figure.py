@@ -12,7 +12,7 @@ from examples.glyphs import distill, perturb
 from examples.glyphs.settings import Settings
 from vqlabel import LabelDecoder, LabelFile
 
-SHOWN, LARGEST, WARM = 4, 12, 4.0
+SHOWN, LARGEST, T = 4, 12, 4.0
 
 
 def draw(settings: Settings, full: LabelFile, small: LabelFile, reached: dict[str, float], path: Path) -> None:
@@ -25,14 +25,14 @@ def draw(settings: Settings, full: LabelFile, small: LabelFile, reached: dict[st
     images, recipe = distill.images(settings), settings.distilled_recipe
     ids = np.linspace(0, recipe.images - 1, SHOWN).astype(np.int64)
     views = perturb.views(images, recipe, recipe.parameters(1, ids), perturb.TRAINING).cpu()
-    labels = [LabelDecoder(file.path)(recipe.images + ids, WARM) for file in (full, small)]
+    labels = [LabelDecoder(file.path)(recipe.images + ids, T) for file in (full, small)]
     figure, axes = pyplot.subplots(SHOWN, 3, figsize=(9, 2 * SHOWN), layout="constrained", width_ratios=(1, 3, 2))
     for row, (place, wide, _) in enumerate(axes):
         place.imshow(views[row, 0].numpy(), cmap="gray")
         place.axis("off")
         _label(wide, labels[0][row], labels[1][row])
     axes[0][0].set_title("view")
-    axes[0][1].set_title(f"its {LARGEST} likeliest classes at T = {WARM:g}")
+    axes[0][1].set_title(f"its {LARGEST} likeliest classes at T = {T:g}")
     axes[0][1].legend(fontsize=7)
     _students(figure, axes, full, small, reached)
     figure.savefig(path, dpi=120)
