@@ -66,6 +66,8 @@ def sources() -> Iterator[Source]:
     rest = {prior: [size for size in rates if size not in first[prior]] for prior, rates in RATES.items()}
     yield from (Source("vq", prior, size) for prior, sizes in rest.items() for size in sizes)
     yield from (Source("vq", "classes", 8, keep=keep) for keep in (10, 3))
+    yield from (Source("vq", prior, size, keep=10) for prior, size in (("classes", 4), ("none", 8), ("replay", 4)))
+    yield Source("vq", "replay", 8, keep=30)  # one epoch of labels, all the time
     yield Source("vq", "replay", 8, keep=10, schedule="step", calibrated=True)
 
 
