@@ -6,7 +6,7 @@ SUITE ?= tests
 
 .PHONY: demo test lint format bench bench-gpu asan golden clean
 
-# Labels of a teacher in a small file, and the students that learn from them: a few minutes, nothing downloaded.
+# Labels of a teacher in a small file, and the students that learn from them: a minute or two, nothing downloaded.
 demo: $(READY)
 	$(BIN)/python -m examples.glyphs.demo
 

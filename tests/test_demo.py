@@ -64,11 +64,7 @@ def test_an_interrupt_is_a_line_and_a_status(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    def left(status: int) -> None:
-        raise SystemExit(status)
-
     monkeypatch.setattr(demo.Demo, "run", interrupted)
-    monkeypatch.setattr("os._exit", left)
     with pytest.raises(SystemExit, match="130"):
         demo.main()
     assert "Interrupted. Run it again, and it goes on from here." in capsys.readouterr().out

@@ -162,7 +162,7 @@ def test_drawn_batches_are_those_that_are_stored(keep: int, again: bool) -> None
         Source("vq", "classes", 2),
         Source("vq", "image", 0),
         Source("vq", "replay", 2, keep=2),
-        Source("vqae", bytes=2, form="vqae"),
+        Source("vqae", bytes=2),
     ],
     ids=lambda source: source.name,
 )
@@ -171,8 +171,8 @@ def test_bytes_of_ours_are_those_of_the_file(source: Source, labels: rate_measur
     rows = ROWS // source.keep
     assert stored.logits is not None
     assert stored.logits.shape == (rows, 20)
-    sizes = {path.stat().st_size: path for path in TINY.folder().glob("retention-*.safetensors")}
-    assert int(stored.bytes.labels + stored.bytes.other) in sizes
+    path = retention_labels.file_path(source, TINY, labels, 0.0)
+    assert stored.bytes.labels + stored.bytes.other == path.stat().st_size
     each = stored.bytes.each(ROWS)
     assert each["labels"] == source.bytes / source.keep
     assert each["all"] > each["many"] > 0
@@ -329,6 +329,13 @@ def test_the_trade_of_images_for_labels_is_drawn(tmp_path: Path) -> None:
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(4.0, 80.0), (2.0, 70.0), (3.0, 69.0), (4.0, 81.0), (8.0, 81.0)]
     assert retention_figures.front(points) == [(2.0, 70.0), (4.0, 81.0)]
+
+
+@pytest.mark.parametrize("part", ["2/2", "1", "a/b", "0/0", "-1/2"])
+def test_a_part_that_is_none_is_refused(part: str) -> None:
+    options = argparse.Namespace(part=part, only=[], temperature=None, seeds=1, effort=1.0)
+    with pytest.raises(ValueError, match="--part must be a number from 0 and how many there are"):
+        list(retention.cells(TINY, options))
 
 
 def test_parts_share_the_sources_out() -> None:

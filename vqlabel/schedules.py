@@ -19,6 +19,7 @@ published formulas count from 1, so the epoch that they call e is e - 1 here. `v
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-class TemperatureSchedule:
+class TemperatureSchedule(ABC):
     """A temperature for each epoch: `schedule(epoch)`, or `schedule.step(epoch)` and then `schedule.temperature`."""
 
     epoch = 0  # that `step` was last told
@@ -70,9 +71,9 @@ class TemperatureSchedule:
         epoch: Any = state.get("epoch")
         self.step(epoch)
 
+    @abstractmethod
     def _at(self, e: int) -> float:
         """Temperature of an epoch, counted from 1 as in the published formulas."""
-        raise NotImplementedError
 
 
 @dataclass

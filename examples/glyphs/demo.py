@@ -1,4 +1,4 @@
-"""The whole story in a few minutes: a teacher's labels in a small file, and the students that learn from it.
+"""The whole story in a minute or two: a teacher's labels in a small file, and the students that learn from it.
 
 make demo, or python -m examples.glyphs.demo. Everything is kept in VQLABEL_CACHE; what was interrupted goes on.
 """
@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -51,7 +50,7 @@ def learned(decoder: LabelDecoder, settings: Settings) -> float:
     net = training.placed(models.student("convnet", settings.classes), settings.device)
     adam = training.optimiser(net, student.RATE, student.DECAY)
     sampler = ReplaySampler(decoder)
-    # These four lines are all that a training script needs; see the README for data sets that vqlabel replays itself.
+    # Sampler, collate, set_epoch and the loss are all of vqlabel; the README has data sets that it replays itself.
     collate = decoder.collate(default_collate, row=1)
     loader: Any = DataLoader(Views(settings), settings.batch, sampler=sampler, collate_fn=collate)
     steps = decoder.epochs * len(loader)
@@ -161,8 +160,7 @@ def main() -> None:
         Demo(SETTINGS, console).run(PICTURE)
     except KeyboardInterrupt:
         console.print("\nInterrupted. Run it again, and it goes on from here.")
-        sys.stdout.flush()
-        os._exit(130)  # without the tracebacks of workers and threads
+        sys.exit(130)
 
 
 if __name__ == "__main__":

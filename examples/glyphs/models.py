@@ -65,6 +65,11 @@ def depthwise(classes: int, widths: Sequence[int], hidden: int) -> nn.Sequential
     return nn.Sequential(*stages, head(widths[-1], hidden, classes))
 
 
+def parameters(net: nn.Module) -> int:
+    """Numbers that a network has learned."""
+    return sum(p.numel() for p in net.parameters())
+
+
 def teacher(classes: int) -> nn.Sequential:
     """About 1.4 million parameters at 1,000 classes."""
     return convnet(classes, (32, 64, 128, 256), 512)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import time
 import traceback
@@ -66,13 +67,20 @@ class Cell:
 def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
     """Those that are asked for, students of one source one after the other."""
     chosen = [source for source in sources() if any(part in source.name for part in options.only or [""])]
-    part, parts = (int(number) for number in options.part.split("/"))
+    part, parts = _part(options.part)
     for source in chosen[part::parts]:
         for temperature in options.temperature or TEMPERATURES:
             if source.warm_only and temperature != TEMPERATURES[0]:
                 continue
             for seed in range(options.seeds):
                 yield Cell(source, temperature, seed, settings, options.effort)
+
+
+def _part(words: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", words)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError(f"--part must be a number from 0 and how many there are, such as 0/2 or 1/2, got {words!r}")
+    return int(found[1]), int(found[2])
 
 
 def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.glyphs import retention_labels, run, teacher
+from examples.glyphs import models, retention_labels, run, teacher
 from examples.glyphs.rate_measure import Labels
 from examples.glyphs.retention_sources import Source, sources
-from examples.glyphs.retention_table import TEACHER, parameters
 from examples.glyphs.settings import Settings
 from vqlabel import LabelDecoder, LabelFile
 
@@ -52,7 +51,7 @@ def _ways(settings: Settings, labels: Labels, effort: float) -> Iterator[tuple[s
         with torch.inference_mode():
             return net(views)
 
-    yield TEACHER, (forward, parameters(net))
+    yield Source("teacher").name, (forward, models.parameters(net))
     for source in sources():
         path = retention_labels.file_path(source, settings, labels, effort)
         if source.scheme == "vq" and source.keep == 1 and path.exists():

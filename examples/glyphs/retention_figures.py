@@ -59,17 +59,17 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _accuracies(axes: Any, found: list[Entry]) -> None:
     for prior, colour in COLOURS.items():
-        ours = [e for e in found if e.source["scheme"] == "vq" and e.source["prior"] == prior]
+        ours = [e for e in found if e.source.scheme == "vq" and e.source.prior == prior]
         for pruned, marker in ((False, "o"), (True, "x")):
-            some = [e for e in ours if (e.source["keep"] > 1) == pruned]
+            some = [e for e in ours if (e.source.keep > 1) == pruned]
             label = f"ours, prior {prior}" + (", pruned" if pruned else "")
             _points(axes, some, marker, label, color=colour, linestyle="none" if pruned else "-")
     for scheme, (marker, label) in RIVALS.items():
-        _points(axes, [e for e in found if e.source["scheme"] == scheme], marker, label, color="0.4", linestyle="none")
+        _points(axes, [e for e in found if e.source.scheme == scheme], marker, label, color="0.4", linestyle="none")
     points = [(e.bytes["all"], float(np.mean(e.runs[WARM]))) for e in found if e.bytes["all"] > 0]
     axes.plot(*zip(*front(points), strict=True), color="0.2", linewidth=0.8, linestyle=":", label="Pareto front")
     for entry in found:
-        if entry.source["scheme"] == "hard":
+        if entry.source.scheme == "hard":
             axes.axhline(np.mean(entry.runs[WARM]), color="0.6", linewidth=0.8, linestyle="--", label="hard labels")
     axes.set(
         xscale="log",
@@ -95,7 +95,7 @@ def _bytes(axes: Any, found: list[Entry]) -> None:
         width = np.array([_part(entry, name) for entry in some])
         axes.barh(places, 100 * width, left=100 * left, color=colour, label=label)
         left += width
-    axes.set_yticks(places, [f"{e.name}: {e.bytes['all']:.3g} B" for e in some], fontsize=6)
+    axes.set_yticks(places, [f"{e.source.name}: {e.bytes['all']:.3g} B" for e in some], fontsize=6)
     axes.set(xlabel="share of all bytes of the label set here, %", xlim=(0, 100))
     axes.legend(fontsize=7, loc="lower right")
 

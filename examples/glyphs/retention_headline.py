@@ -6,24 +6,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from examples.glyphs.retention_sources import Source
-from examples.glyphs.retention_table import COMMAND, TEACHER, WARM, Entry, entries, shares, size_text
+from examples.glyphs.retention_table import COMMAND, WARM, Entry, entries, shares, size_text
 from examples.glyphs.settings import Settings
 
 BEGIN = f"<!-- begin: made by `{COMMAND} table` from examples/glyphs/results/retention.json; do not edit -->"
 
 SHOWN = [
-    Source("hard"), Source("fp16"), Source("vq", "replay", 16), Source("vq", "replay", 8), Source("vq", "replay", 4),
-    Source("vq", "replay", 2), Source("vq", "replay", 8, keep=10), Source("vq", "image", 2), Source("vq", "image", 0),
+    Source("hard"), Source("fp16"), Source("teacher"), *(Source("vq", "replay", size) for size in (16, 8, 4, 2)),
+    Source("vq", "replay", 8, keep=10), Source("vq", "image", 2), Source("vq", "image", 0),
     Source("lpqld", k=50, keep=10, schedule="step", calibrated=True), Source("lpld", keep=10),
-    Source("faiss", index="OPQ8_64,PQ8x8"), Source("vqae", bytes=8, form="vqae"), Source("tinyvit", k=100),
+    Source("faiss", index="OPQ8_64,PQ8x8"), Source("vqae", bytes=8), Source("tinyvit", k=100),
 ]  # fmt: skip
 
 
 def headline(results: dict[str, Any], settings: Settings) -> Iterator[str]:
     """Markdown, line by line: those that were run, by bytes."""
     found = entries(results, settings)
-    names = [TEACHER, *(source.name for source in SHOWN)]
-    shown = sorted((entry for entry in found if entry.name in names), key=lambda entry: -entry.bytes["all"])
+    shown = sorted((entry for entry in found if entry.source in SHOWN), key=lambda entry: -entry.bytes["all"])
     if not shown:
         return
     machines = sorted({cell["machine"].split(" of ", 1)[1] for cell in results["cells"].values()})
@@ -41,4 +40,4 @@ def _row(entry: Entry, found: list[Entry]) -> str:
     if accuracy is None or known is None:
         return ""
     size = f"{size_text(entry.bytes['all'])} | {size_text(entry.bytes['many'])}"
-    return f"| {entry.name} | {size} | {accuracy:.2f} | {known[0]:.1f} | {known[1]:.0f} |"
+    return f"| {entry.source.name} | {size} | {accuracy:.2f} | {known[0]:.1f} | {known[1]:.0f} |"

@@ -18,6 +18,7 @@ from examples.glyphs.retention_sources import FIT, Source
 from examples.glyphs.settings import Settings
 from examples.glyphs.student import Batch, plan
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
+from vqlabel.schedules import stored_rows
 
 BLOCK = 2_000  # rows that are decoded at a time
 FITTED = 1  # counts changes of the codec after which files fitted before are worth nothing
@@ -77,7 +78,7 @@ def make(source: Source, settings: Settings, labels: Labels, effort: float = 1.0
 
 def kept_epochs(settings: Settings, keep: int) -> list[list[Batch]]:
     """Batches where one epoch in `keep` is stored, and those are taken in turn."""
-    kept = max(1, settings.epochs // keep)
+    kept = _kept_rows(settings, keep) // settings.distilled_recipe.images
     return [[Batch(epoch % kept, batch.images) for batch in part] for epoch, part in enumerate(plan(settings))]
 
 
@@ -131,13 +132,13 @@ def _one_per_image(source: Source, settings: Settings) -> Stored:
     teacher.train(settings)
     net, images = teacher.at_age(settings, source.age), distill.images(settings)
     with torch.inference_mode():
-        parts = [net(training_view(part)) for part in torch.split(images, 500)]
+        parts = [net(_unchanged(part)) for part in torch.split(images, 500)]
     logits = torch.cat(parts).cpu()
     centred = (logits - logits.mean(1, keepdim=True)).half()
     return Stored(plan(settings), Bytes(0, 0, 0, 0, fixed=2.0 * logits.numel()), centred, single=True)
 
 
-def training_view(images: torch.Tensor) -> torch.Tensor:
+def _unchanged(images: torch.Tensor) -> torch.Tensor:
     """Images of uint8 as the teacher sees them, with nothing drawn."""
     view = (images.float() / 255 - 0.5) * 2
     return view.contiguous(memory_format=torch.channels_last)
@@ -145,7 +146,7 @@ def training_view(images: torch.Tensor) -> torch.Tensor:
 
 def _fitted(source: Source, settings: Settings, labels: Labels, effort: float) -> Stored:
     """Codec `vq`, by way of its file and its decoder."""
-    rows, images = _kept_rows(source, settings), settings.distilled_recipe.images
+    rows, images = _kept_rows(settings, source.keep), settings.distilled_recipe.images
     file = _file(source, settings, labels, effort)
     many = round(MANY_ROWS * rows / len(labels.logits)) // images * images
     others = [rate_measure.beside_codes(file.header, count) for count in (rows, many)]
@@ -153,13 +154,13 @@ def _fitted(source: Source, settings: Settings, labels: Labels, effort: float) -
     return Stored(epochs, Bytes(rows * file.row_bytes, 0, *others), _decoded(file, labels))
 
 
-def _kept_rows(source: Source, settings: Settings) -> int:
-    return max(1, settings.epochs // source.keep) * settings.distilled_recipe.images
+def _kept_rows(settings: Settings, keep: int) -> int:
+    return stored_rows(settings.distilled_recipe.images, settings.epochs, keep=1 / keep)
 
 
 def file_path(source: Source, settings: Settings, labels: Labels, effort: float) -> Path:
     """Where the file of a source that is fitted is kept."""
-    facts = [FITTED, labels.teacher, settings.labels_path().name, _kept_rows(source, settings), effort, FIT]
+    facts = [FITTED, labels.teacher, settings.labels_path().name, _kept_rows(settings, source.keep), effort, FIT]
     facts += [source.prior, source.bytes, source.form]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return settings.folder() / f"retention-{name}.safetensors"
@@ -174,7 +175,7 @@ def _file(source: Source, settings: Settings, labels: Labels, effort: float) -> 
 def _fit(source: Source, settings: Settings, labels: Labels, effort: float) -> LabelFile:
     path = file_path(source, settings, labels, effort)
     side = None if source.prior == "none" else labels.info
-    logits = labels.logits[: _kept_rows(source, settings)]
+    logits = labels.logits[: _kept_rows(settings, source.keep)]
     options: dict[str, Any] = {"prior": source.prior, "form": source.form, "temperatures": (FIT,), "effort": effort}
     encoder = LabelEncoder.fit(logits, side=side, bytes_per_label=float(source.bytes), **options)
     return encoder.encode(logits, path, metadata={"teacher": labels.teacher})

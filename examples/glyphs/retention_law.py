@@ -73,24 +73,24 @@ def points(results: dict[str, Any], settings: Settings) -> list[tuple[int, float
     found = []
     for ipc in IPCS:
         for entry in entries(results, dataclasses.replace(settings, ipc=ipc)):
-            plain = entry.source["keep"] == 1 and entry.source["schedule"] == "constant"
-            ours = entry.source["scheme"] == "vq" and entry.source["prior"] == "replay" and plain
+            plain = entry.source.keep == 1 and entry.source.schedule == "constant"
+            ours = entry.source.scheme == "vq" and entry.source.prior == "replay" and plain
             accuracy = entry.mean(WARM)
-            if accuracy is not None and (ours or entry.source["scheme"] in ("hard", "fp16", "lpld")):
+            if accuracy is not None and (ours or entry.source.scheme in ("hard", "fp16", "lpld")):
                 found.append((ipc, settings.epochs * entry.bytes["all"], accuracy, entry))
     return found
 
 
 def draw(axes: Any, found: list[tuple[int, float, float, Entry]], settings: Settings) -> Law:
     """Accuracy against images a class for equal bytes of everything: lines by the law, dots as students reached it."""
-    ours = [each for each in found if each[3].source["scheme"] in ("vq", "hard")]
+    ours = [each for each in found if each[3].source.scheme in ("vq", "hard")]
     law = fit(*(np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]))
     ipc = np.geomspace(min(IPCS), max(IPCS), 100)
     for budget in BUDGETS:
         label_bytes = budget / (settings.classes * ipc) - PIXELS
         axes.plot(ipc[label_bytes >= 0], law.accuracy(ipc, label_bytes)[label_bytes >= 0], label=f"{budget / 1e6:g} MB")
     for scheme, marker in (("vq", "o"), ("hard", "_"), ("fp16", ">"), ("lpld", "^")):
-        some = [(i, accuracy) for i, _, accuracy, entry in found if entry.source["scheme"] == scheme]
+        some = [(i, accuracy) for i, _, accuracy, entry in found if entry.source.scheme == scheme]
         if some:
             axes.plot(*zip(*some, strict=True), marker, color="0.4", markersize=4, label=f"students, {scheme}")
     axes.set(xscale="log", xlabel="images a class", ylabel=f"accuracy of the student, %, T = {WARM:g}", title=str(law))

@@ -26,9 +26,8 @@ class Source:
     """One way to give a student its labels."""
 
     scheme: str
-    prior: str = "none"  # of codec `vq`, like the next two
+    prior: str = "none"  # of codec `vq`, like the bytes
     bytes: int = 0
-    form: str = "auto"
     keep: int = 1  # one epoch (ours) or batch (LPLD, LPQLD) in so many is stored
     k: int = 0  # logits that a sparse label keeps
     age: float = 1.0  # of the teacher
@@ -39,11 +38,19 @@ class Source:
     @property
     def name(self) -> str:
         """As it stands in the table."""
-        words = {"vq": f"ours, prior {self.prior}, {self.bytes} B", "vqae": f"our VQAE, {self.bytes} B",
-                 "one": f"one label per image, teacher at {self.age:g}", "faiss": f"faiss {self.index}",
-                 "lpqld": f"LPQLD MR-{self.k}", "tinyvit": f"TinyViT, k = {self.k}", "lpld": "LPLD"}  # fmt: skip
+        words = {
+            "vq": f"ours, prior {self.prior}, {self.bytes} B", "vqae": f"our VQAE, {self.bytes} B",
+            "one": f"one label per image, teacher at {self.age:g}", "teacher": "the teacher instead of labels",
+            "lpld": "LPLD", "lpqld": f"LPQLD MR-{self.k}", "tinyvit": f"TinyViT, k = {self.k}",
+            "faiss": f"faiss {self.index}",
+        }  # fmt: skip
         extra = [f"pruned {self.keep}x"] * (self.keep > 1) + ["DKR"] * (self.schedule != "constant")
         return " + ".join([words.get(self.scheme, self.scheme), *extra, *["CA"] * self.calibrated])
+
+    @property
+    def form(self) -> str:
+        """Of the codec that is fitted."""
+        return "vqae" if self.scheme == "vqae" else "auto"
 
     @property
     def fits(self) -> bool:
@@ -78,7 +85,7 @@ def _rivals() -> Iterator[Source]:
     yield from (Source("lpqld", k=k) for k in KEPT)
     yield from (Source("lpqld", k=k, keep=10) for k in KEPT)
     yield from (Source("faiss", index=index) for index in FAISS)
-    yield from (Source("vqae", bytes=size, form="vqae") for size in VQAE_RATES)
+    yield from (Source("vqae", bytes=size) for size in VQAE_RATES)
     yield from (Source("tinyvit", k=k) for k in KEPT)
     yield from (Source("lpqld", k=k, keep=10, schedule="step") for k in KEPT)
     yield from (Source("lpqld", k=k, keep=10, schedule="step", calibrated=True) for k in KEPT)

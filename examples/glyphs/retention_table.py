@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from examples.glyphs import models
 from examples.glyphs.rate_measure import MANY_ROWS
 from examples.glyphs.rate_table import GAP
-from examples.glyphs.retention_sources import TEMPERATURES
+from examples.glyphs.retention_sources import TEMPERATURES, Source
 from examples.glyphs.settings import Settings
 
 COMMAND = "python -m examples.glyphs.retention"
 BEGIN = f"<!-- begin: made by `{COMMAND} table` from results/retention.json; do not edit -->"
-TEACHER = "the teacher instead of labels"
 WARM = TEMPERATURES[0]  # what the numbers that have to be reached are said of
 
 # Least retention and share of the gap between hard and fp16 labels, per cent, at T = 20, by prior, bytes and pruning.
@@ -33,15 +30,13 @@ MUST_REACH = {
 class Entry:
     """All students of one source."""
 
-    source: dict[str, Any]
-    name: str
+    source: Source
     bytes: dict[str, float]
     runs: dict[float, list[float]]  # accuracies by temperature
 
     def mean(self, temperature: float) -> float | None:
         """Accuracy at a temperature; that of a source that sets it itself stands for all."""
-        own = self.source["scheme"] == "hard" or self.source["schedule"] != "constant"
-        found = self.runs.get(WARM if own else temperature)
+        found = self.runs.get(WARM if self.source.warm_only else temperature)
         return float(np.mean(found)) if found else None
 
     def best(self) -> float:
@@ -51,25 +46,25 @@ class Entry:
 
 def entries(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> list[Entry]:
     """Students of these settings by source, in the order in which they were run, and of the teacher itself."""
-    found: dict[str, Entry] = {}
+    found: dict[Source, Entry] = {}
     wanted = dataclasses.asdict(settings), effort
     for cell in results["cells"].values():
         if (cell["settings"], cell["effort"]) != wanted:
             continue
-        key = json.dumps(cell["source"], sort_keys=True)
-        entry = found.setdefault(key, Entry(cell["source"], cell["name"], cell["bytes"], {}))
+        source = Source(**cell["source"])
+        entry = found.setdefault(source, Entry(source, cell["bytes"], {}))
         entry.runs.setdefault(cell["temperature"], []).append(cell["accuracy"])
-    return [*found.values(), *_teacher(list(found.values()), settings)]
+    if full := found.get(Source("fp16")):
+        found[Source("teacher")] = _teacher(full, settings)
+    return list(found.values())
 
 
-def _teacher(found: list[Entry], settings: Settings) -> Iterator[Entry]:
+def _teacher(full: Entry, settings: Settings) -> Entry:
     """Who has the teacher in fp16 needs no labels: what fp16 labels teach, for the bytes of its weights."""
-    whole = 2.0 * parameters(models.teacher(settings.classes))
+    whole = 2.0 * models.parameters(models.teacher(settings.classes))
     size = {"labels": 0.0, "augmentation": 0.0, "many": whole / MANY_ROWS}
     size["all"] = whole / (settings.epochs * settings.distilled_recipe.images)
-    for full in found:
-        if full.source["scheme"] == "fp16":
-            yield Entry({**full.source, "scheme": "teacher"}, TEACHER, size, full.runs)
+    return Entry(Source("teacher"), size, full.runs)
 
 
 def shares(entry: Entry, temperature: float | None, all_of_them: list[Entry]) -> tuple[float, float] | None:
@@ -81,7 +76,7 @@ def shares(entry: Entry, temperature: float | None, all_of_them: list[Entry]) ->
     def reached(e: Entry) -> float | None:
         return e.mean(e.best() if temperature is None else temperature)
 
-    ends = {e.source["scheme"]: reached(e) for e in all_of_them if e.source["scheme"] in ("hard", "fp16")}
+    ends = {e.source.scheme: reached(e) for e in all_of_them if e.source.scheme in ("hard", "fp16")}
     accuracy, hard, full = reached(entry), ends.get("hard"), ends.get("fp16")
     if accuracy is None or hard is None or full is None or full == hard:
         return None
@@ -103,16 +98,14 @@ def tables(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> 
 
 
 def _must(found: list[Entry]) -> Iterator[str]:
-    places = {(e.source["prior"], e.source["bytes"], e.source["keep"]): e for e in found
-              if e.source["scheme"] == "vq" and e.source["schedule"] == "constant"}  # fmt: skip
     lines = []
-    for place, (retention, gap) in MUST_REACH.items():
-        entry = places.get(place)
+    for (prior, size, keep), (retention, gap) in MUST_REACH.items():
+        entry = next((e for e in found if e.source == Source("vq", prior, size, keep=keep)), None)
         known = shares(entry, WARM, found) if entry else None
         if entry and known:
             met = "yes" if known[0] >= retention and known[1] >= gap else "**no**"
             words = f"{retention:g} / {gap:g} | {known[0]:.2f} / {known[1]:.1f} | {len(entry.runs[WARM])} | {met}"
-            lines.append(f"| {entry.name} | {words} |")
+            lines.append(f"| {entry.source.name} | {words} |")
     if lines:
         yield f"**What was to be reached** at T = {WARM:g} (`{COMMAND} run`): retention / share of the gap, per cent\n"
         yield "| labels | asked for | found | seeds | met |"
@@ -131,7 +124,7 @@ def _sources(found: list[Entry]) -> Iterator[str]:
     for entry in sorted(found, key=lambda e: -e.bytes["all"]):
         size = [size_text(entry.bytes[name]) for name in ("labels", "augmentation", "all", "many")]
         words = [*_judged(entry, WARM, found), *(_judged(entry, None, found) if len(entry.runs) > 1 else [GAP] * 3)]
-        yield "| " + " | ".join([entry.name, *size, *words]) + " |"
+        yield "| " + " | ".join([entry.source.name, *size, *words]) + " |"
     yield ""
 
 
@@ -146,8 +139,8 @@ def _judged(entry: Entry, temperature: float | None, found: list[Entry]) -> list
 
 def _ahead(found: list[Entry]) -> Iterator[str]:
     """Where a rival is as good with no more bytes."""
-    ours = [e for e in found if e.source["scheme"] == "vq" and e.mean(WARM)]
-    rivals = [e for e in found if e.source["scheme"] not in ("vq", "hard") and e.mean(WARM)]
+    ours = [e for e in found if e.source.scheme == "vq" and e.mean(WARM)]
+    rivals = [e for e in found if e.source.scheme not in ("vq", "hard") and e.mean(WARM)]
     lines = []
     for column, what in (("all", "here"), ("many", "at 15 M rows")):
         pairs = [(mine, other) for mine in ours for other in rivals if other.bytes[column] <= mine.bytes[column]]
@@ -156,11 +149,6 @@ def _ahead(found: list[Entry]) -> Iterator[str]:
     yield f"**Rivals that are as good with no more bytes**, T = {WARM:g}, of {len(rivals)}:\n"
     yield from lines or ["- none"]
     yield ""
-
-
-def parameters(net: torch.nn.Module) -> int:
-    """Numbers in a network."""
-    return sum(p.numel() for p in net.parameters())
 
 
 def _costs(costs: dict[str, Any]) -> Iterator[str]:
@@ -174,7 +162,7 @@ def _costs(costs: dict[str, Any]) -> Iterator[str]:
 
 
 def _told(entry: Entry, column: str) -> str:
-    return f"{entry.name} ({size_text(entry.bytes[column])} B, {entry.mean(WARM):.2f} %)"
+    return f"{entry.source.name} ({size_text(entry.bytes[column])} B, {entry.mean(WARM):.2f} %)"
 
 
 def size_text(value: float) -> str:
