@@ -11,7 +11,6 @@
 
 namespace vqlabel {
 
-constexpr int32_t kInfiniteBits = 0x7F800000;
 constexpr int32_t kBeyondHalfBits = 0x477FF000;  // 65520, the least that would become infinite as a half
 
 // The bits of the largest |x|: positive floats are in the order of their bits, and what is no number above infinity.

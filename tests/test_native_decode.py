@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ticks_inside
+from conftest import simd_paths, ticks_inside
 
 from vqlabel import _native, reference
 from vqlabel.codecs.layout import Layout
@@ -165,11 +165,8 @@ def test_a_row_is_the_same_bits_however_it_is_decoded(sizes: Any, output: str) -
     for given in (False, True):
         decoder = NativeDecoder(layout, tensors)
         whole = decoder.decode(rows, (h0, spread) if given else None, output=output, temperature=3.0)
-        for path in ("scalar", "ssse3", "neon", "avx2", "avx512"):
-            try:
-                _native.use_simd(path)
-            except ValueError:
-                continue
+        for path in simd_paths():
+            _native.use_simd(path)
             other = NativeDecoder(layout, tensors)  # with tables of its own
             for part in (slice(0, 1), slice(1, 10), slice(60, 131), slice(130, 131), slice(None)):
                 for threads in (1, 3, 256):
