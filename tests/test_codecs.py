@@ -19,9 +19,10 @@ from vqlabel import Corrupt, LabelFile, NewerVersion, reference
 from vqlabel.codecs import CODECS, Codec, checks, load_codec
 from vqlabel.codecs.checks import check_logits
 from vqlabel.codecs.raw import Int8, Raw
-from vqlabel.codecs.topk import DROPPED, TAILS, VALUES, TopK
+from vqlabel.codecs.topk import DROPPED, TAILS, TopK
 from vqlabel.measure import kl
 
+VALUES = ("F16", "U8")  # of logits; P16 is in tests/test_codecs_given.py
 WIDTHS = [2, 3, 7, 8, 9, 1000, 65537]
 KINDS = ["raw", "int8", *(f"topk-{k}-{tail}-{values}" for k in ("1", "10", "C") for tail in TAILS for values in VALUES)]
 
@@ -303,7 +304,7 @@ def test_wrong_settings_are_named() -> None:
             TopK(5, k)
     with pytest.raises(ValueError, match="tail must be one of drop, uniform, got 'none'"):
         TopK(5, 2, tail="none")
-    with pytest.raises(ValueError, match="values must be one of F16, U8, got 'F32'"):
+    with pytest.raises(ValueError, match="values must be one of F16, U8, P16, got 'F32'"):
         TopK(5, 2, values="F32")
     with pytest.raises(ValueError, match="classes must be 2 to 16777216, got 1"):
         Raw(1)
@@ -369,7 +370,7 @@ def test_files_without_a_codec_to_be_had_say_why(tmp_path: Path) -> None:
 TOPK = {"id": "topk", "k": 2, "tail": "drop", "values": "F16"}
 HOSTILE: list[tuple[type[Codec], dict[str, Any], str]] = [
     (Raw, {"id": "raw"}, "codec 'raw' has no setting 'dtype'"),
-    (Raw, {"id": "raw", "dtype": "F32"}, "dtype is 'F32', not one of F16"),
+    (Raw, {"id": "raw", "dtype": "F64"}, "dtype is 'F64', not one of F16, F32"),
     (Raw, {"id": "raw", "dtype": ["F16"]}, "dtype is"),
     (Raw, {"id": "raw", "dtype": "F16", "G": 3}, "has a setting 'G', which it does not know"),
     (Int8, {"id": "int8", "zero": 0}, "has a setting 'zero'"),

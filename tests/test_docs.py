@@ -15,7 +15,7 @@ from conftest import ROOT
 import vqlabel
 
 MODULES = [info.name for info in pkgutil.iter_modules(vqlabel.__path__) if info.name != "__main__"]
-TEXTS = [path.relative_to(ROOT) for path in ROOT.glob("*.md")]
+TEXTS = [path.relative_to(ROOT) for folder in ("", "docs/", "examples/**/") for path in ROOT.glob(f"{folder}*.md")]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -44,7 +44,7 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_links_lead_somewhere(text: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / text).read_text()):
         if not target.startswith("http"):
-            assert os.path.exists(ROOT / target), f"{text} links to {target}"
+            assert os.path.exists((ROOT / text).parent / target), f"{text} links to {target}"
 
 
 def test_make_targets_that_documents_name_exist() -> None:

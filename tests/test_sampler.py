@@ -171,7 +171,7 @@ def test_a_state_of_another_set_is_refused(decoder: LabelDecoder) -> None:
         ("done", 2.5, "done must be a whole number from 0 to 23, got 2.5"),
         ("done", None, "done must be .* got None"),
         ("seed", -3, "seed must be a whole number from 0 .* got -3"),
-        ("shuffle", "no", "shuffle must be True or False, got 'no'"),
+        ("shuffle", "no", "shuffle must be True, False or 'stored', got 'no'"),
     ],
 )
 def test_a_state_that_was_never_saved_is_refused_and_changes_nothing(
@@ -183,7 +183,7 @@ def test_a_state_that_was_never_saved_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match=words):
         sampler.load_state_dict({"epoch": 1, "done": 3, "seed": 6, "shuffle": False, "images": N, key: value})
     assert sampler.state_dict() == before
-    with pytest.raises(ValueError, match="shuffle must be True or False, got 1"):
+    with pytest.raises(ValueError, match="shuffle must be True, False or 'stored', got 1"):
         ReplaySampler(decoder, shuffle=1)  # type: ignore[arg-type]
 
 

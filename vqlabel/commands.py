@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from vqlabel.encoder import LabelEncoder
 from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
+from vqlabel.fit_once import fitted_once, forget
 from vqlabel.inspection import label_facts
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
@@ -52,11 +52,11 @@ def fit(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0 and os.path.exists(options.out):
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-        encoder = _fitted(options, open_source(options.logits))
+        encoder = fitted(options, open_source(options.logits), _side(options))
         if here.rank == 0:
             encoder.save(options.out)
         here.wait()
-    _report(options.out, here)
+    report(options.out, here)
     return 0
 
 
@@ -69,13 +69,13 @@ def encode(options: argparse.Namespace) -> int:
         encoder = _encoder(options, source)
         encoder.encode(source, options.out, metadata=_metadata(options, source))
         if here.rank == 0:
-            with suppress(FileNotFoundError):
-                os.unlink(_kept(options))
-    _report(options.out, here)
+            forget(options.out)
+    report(options.out, here)
     return 0
 
 
-def _report(path: str, here: Ranks) -> None:
+def report(path: str, here: Ranks) -> None:
+    """Say what a label costs in the file that was made."""
     if here.rank == 0:
         file = LabelFile(path)
         print(f"{one_line(file.path)}: {len(file):,} rows")
@@ -91,7 +91,9 @@ def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
     if options.codec:
         return LabelEncoder.load(options.codec)
     if options.format == "vq":
-        return _fitted_once(options, source)
+        asked_for = {name: getattr(options, name) for name in FIT_OPTIONS}
+        asked_for |= {"logits": options.logits, "shape": [source.rows, source.classes]}
+        return fitted_once(options.out, asked_for, lambda: fitted(options, source, _side(options)))
     from vqlabel.codecs.raw import Int8, Raw
     from vqlabel.codecs.topk import TopK
 
@@ -100,37 +102,13 @@ def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
     return LabelEncoder(codec, _side(options))
 
 
-def _fitted(options: argparse.Namespace, source: Source) -> LabelEncoder:
+def fitted(options: argparse.Namespace, source: Source, side: SideInformation | None) -> LabelEncoder:
+    """Codec fitted as the command line asks."""
     names = {"bytes": "bytes_per_label", **{name: name for name in FIT_OPTIONS if name not in ("bytes", "like")}}
     asked = {key: getattr(options, name) for name, key in names.items() if getattr(options, name) is not None}
     if options.max_kl is None:
         asked.setdefault("bytes_per_label", 4)
-    return LabelEncoder.fit(source, side=_side(options), progress=say, **asked)
-
-
-def _kept(options: argparse.Namespace) -> str:
-    return f"{options.out}.fit"
-
-
-def _fitted_once(options: argparse.Namespace, source: Source) -> LabelEncoder:
-    """Fitted codec, kept beside the labels until these are finished, so that an interrupted run goes on with it."""
-    here, path = Ranks.here(), _kept(options)
-    asked = {name: getattr(options, name) for name in FIT_OPTIONS}
-    words = json.dumps({**asked, "logits": options.logits, "shape": [source.rows, source.classes]})
-    try:
-        found = LabelFile(path).metadata.get("x.fit") == words
-    except (OSError, FormatError):
-        found = False
-    here.wait()  # all have looked
-    if not found:
-        encoder = _fitted(options, source)
-        if here.rank == 0:
-            for name in (path, path + PARTIAL):
-                with suppress(FileNotFoundError):
-                    os.unlink(name)
-            encoder.save(path, metadata={"x.fit": words})
-        here.wait()
-    return LabelEncoder.load(path)  # read back even by the rank that fitted it: all have the same bits
+    return LabelEncoder.fit(source, side=side, progress=say, **asked)
 
 
 def _like(options: argparse.Namespace) -> LabelFile | None:

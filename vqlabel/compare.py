@@ -28,6 +28,8 @@ def compare(options: argparse.Namespace) -> int:
         _pyplot()  # better missing now than after the work
     teacher = open_source(options.teacher)
     rows = np.random.default_rng(0).choice(len(teacher), min(options.rows, len(teacher)), replace=False)
+    for path in options.files:
+        rows = rows[~LabelFile(path, load="map").missing(rows)]  # those that all of them have
     found = [rate(path, teacher, np.sort(rows)) for path in options.files]
     found.sort(key=lambda entry: entry["all_in"])
     if options.json:

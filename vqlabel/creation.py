@@ -139,7 +139,7 @@ def _checked_tensors(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[A
         little = array.dtype.newbyteorder("<")
         if little not in DTYPE_NAMES:
             raise ValueError(f"tensor {name!r} is {array.dtype}; a file holds {', '.join(DTYPE_NAMES.values())}")
-        arrays[name] = np.array(array, little, order="C")
+        arrays[name] = np.asarray(array, little, order="C")  # no copy of what may be a map larger than memory
     return arrays
 
 

@@ -30,7 +30,8 @@ from vqlabel.images import Images, Source
 from vqlabel.originals import Originals, Transform
 from vqlabel.packed import PackedLabels
 from vqlabel.sampler import ReplaySampler
-from vqlabel.scene import draws_of
+from vqlabel.scene import only_the_author_knows
+from vqlabel.stored import StoredViews
 from vqlabel.views import apply
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         self.images, self.decoder = Images(images), decoder
         self.augment_on, self.transform = augment_on, transform
         self.recipe = decoder.recipe if augment_on else None
-        self._drawn = bool(draws_of(decoder.file))
+        self._drawn = only_the_author_knows(decoder.file)
         self._check_images()
         if augment_on:
             self._check_recipe()
@@ -133,14 +134,16 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         if recipe.images != self.decoder.images:
             raise ValueError(f"{path} replays {recipe.images} images, but labels {self.decoder.images}")
         size = self.images.shape[1:]
+        if isinstance(recipe, StoredViews) and not recipe.height and size:
+            self.recipe = recipe = recipe.of_size(*size)  # parts of whatever image they are given
         if size and size != (recipe.height, recipe.width):
             found, wanted = f"{size[0]} x {size[1]}", f"{recipe.height} x {recipe.width}"
             raise ValueError(f"images are {found} pixels, but {path} replays views of images of {wanted}: resize them")
         if self.augment_on == "worker" and self._drawn:
             raise ValueError(
-                f"the views of {path} were shaped by draws of its author's own: make views from the pixels and "
-                "parameters of the batch's Originals (augment_on='device'), or use your own data set and "
-                "decoder.collate"
+                f"the views of {path} were shaped by draws of its author's own, or cut out: make views from the "
+                "pixels and parameters of the batch's Originals (augment_on='device'), or use your own data set "
+                "and decoder.collate"
             )
 
 

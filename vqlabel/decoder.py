@@ -15,13 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from vqlabel.arguments import check_word
 from vqlabel.codecs import Codec, load_codec
-from vqlabel.errors import about
+from vqlabel.errors import Corrupt, about
 from vqlabel.file import LabelFile, PathLike
 from vqlabel.keys import Keys
 from vqlabel.packed import PackedLabels
 from vqlabel.paths import BACKENDS, Path, choose_path
 from vqlabel.replay import ReplayRecipe
+from vqlabel.scene import recipe_of
 from vqlabel.side import Side
+from vqlabel.stored import StoredViews
 from vqlabel.wanted import Terms, Wanted
 
 _OPEN: WeakValueDictionary[str, LabelDecoder] = WeakValueDictionary()  # by what tells them apart in all processes
@@ -80,10 +82,12 @@ class LabelDecoder:
         return len(self) // max(self.images, 1)
 
     @cached_property
-    def recipe(self) -> ReplayRecipe | None:
-        """How the views of the set are drawn; None if the file does not say."""
-        replay = self.file.metadata.get("replay", {})
-        return ReplayRecipe.from_json(replay["recipe"]) if "recipe" in replay else None
+    def recipe(self) -> ReplayRecipe | StoredViews | None:
+        """How the views of the set are drawn, or what the file remembers of them; None if it does not say."""
+        try:
+            return recipe_of(self.file)
+        except (TypeError, ValueError) as error:
+            raise Corrupt(f"{self.file.path}: {error}") from None
 
     @property
     def bytes_per_label(self) -> float:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from numpy.typing import NDArray
+
 from vqlabel.codecs import load_codec
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.options import FitOptions
@@ -78,11 +80,18 @@ class LabelEncoder:
         return encoder
 
     def encode(
-        self, source: Any, path: PathLike, *, metadata: Mapping[str, Any] | None = None, progress: bool = True
+        self,
+        source: Any,
+        path: PathLike,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        tensors: Mapping[str, NDArray[Any]] | None = None,
+        progress: bool = True,
     ) -> LabelFile:
         """Label file of all rows of a source. What an interrupted run left at path.partial is gone on with.
 
-        metadata are more keys of FORMAT.md, such as `teacher`, and yours, which begin with "x.".
+        metadata are more keys of FORMAT.md, such as `teacher`, and yours, which begin with "x."; tensors are more of
+        its tensors, and yours.
         """
         self.codec.check_encodes()
         opened, ranks = open_source(source), Ranks.here()
@@ -90,6 +99,7 @@ class LabelEncoder:
             raise ValueError(f"the codec is for {self.codec.classes} classes, but the logits have {opened.classes}")
         blocks = Blocks(self.codec, opened, self.side)
         plan = self._plan(path, opened.rows, metadata or {})
+        plan.tensors.update(tensors or {})
         writer = begin(plan, ranks)
         try:
             write_rows(writer, blocks, ranks, progress=progress)
@@ -109,10 +119,13 @@ class LabelEncoder:
         LabelFile.create(plan.path, **sizes, tensors=tensors, metadata=plan.metadata).close()
 
     @classmethod
-    def load(cls, path: PathLike, views: Views | None = None) -> LabelEncoder:
-        """Encoder that `save` kept. views makes the pixels for a prior that looks at them."""
+    def load(cls, path: PathLike, views: Views | None = None, *, side: SideInformation | None = None) -> LabelEncoder:
+        """Encoder that `save` kept. views makes the pixels for a prior that looks at them.
+
+        side replaces the side information of the file, of which it holds no stored views.
+        """
         file = LabelFile(path)
-        encoder = cls(load_codec(file), side_of(file, views), file.metadata.get("measured"))
+        encoder = cls(load_codec(file), side or side_of(file, views), file.metadata.get("measured"))
         encoder.temperatures = tuple(file.metadata.get("temperatures", ()))
         return encoder
 

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.sample import BLOCK
+from vqlabel.codecs.topk import TopK
 from vqlabel.file import LabelFile
+from vqlabel.format import checksum
 from vqlabel.logits import check_finite, check_not_probabilities
 from vqlabel.metadata import format_metadata
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
 from vqlabel.sampling import view_bytes
 from vqlabel.side import SideInformation
-from vqlabel.sources import Source
-from vqlabel.storage import PARTIAL, opened, read_tensor
+from vqlabel.sources import Source, SparseSource
+from vqlabel.storage import PARTIAL, opened, region_checksum
 from vqlabel.writer import LabelWriter
 
 BLOCK_BYTES = 2**26  # of logits, or of what a prior looks at, in a block
@@ -88,8 +90,9 @@ def _differences(writer: LabelWriter, plan: Plan) -> list[str]:
         return [*found, "names of tensors"]
     with opened(plan.path + PARTIAL) as fd:
         for name, tensor in plan.tensors.items():
-            stored = read_tensor(fd, header.tensors[name])
-            if stored.dtype != tensor.dtype or stored.shape != tensor.shape or stored.tobytes() != tensor.tobytes():
+            stored = header.tensors[name]
+            same = (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape)
+            if not same or region_checksum(fd, stored.offset, stored.nbytes) != checksum(tensor):
                 found.append(f"tensor {name}")
     return found
 
@@ -116,10 +119,14 @@ class Blocks:
         rows = self.rows(index)
         if self._codec.row_bytes == 0:  # each label comes from its prior: the logits say nothing more
             return np.empty((len(rows), 0), np.uint8)
+        if isinstance(self._source, SparseSource) and isinstance(self._codec, TopK) and self._codec.takes(self._source):
+            return self._codec.encode_kept(*self._source.kept(rows))
         logits = self._source.read(rows)
         if not self._looked:
             check_not_probabilities(logits)
             self._looked = True
+        if self._codec.as_given:
+            return self._codec.encode(logits)
         logits = logits.float()
         check_finite(logits, rows)
         numbers = np.minimum(np.arange(rows.start, rows.start + self.size), rows.stop - 1)

@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from vqlabel.arguments import check_word
 from vqlabel.errors import Corrupt, Unfinished, about
 from vqlabel.format import CODES
+from vqlabel.gaps import FEATURE, MISSING, check_gaps, complain, is_missing
 from vqlabel.metadata import codes_of
+from vqlabel.remote import local_path
 from vqlabel.rows import load_rows
 from vqlabel.storage import (
     PARTIAL,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from vqlabel.writer import LabelWriter
 
 COPY_BYTES = 256 * 2**20  # rows up to here are copied by load="auto": every process pays for its copy
+COLUMN_BYTES = 64 * 2**20  # the same for columns beside the rows
 LOADS = ("auto", "copy", "map")
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -61,13 +64,15 @@ class LabelFile:
 
     def __init__(self, path: PathLike, *, load: str = "auto") -> None:
         check_word("load", load, LOADS)
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = os.path.abspath(local_path(os.fspath(path)))  # of a URL the copy, and so in pickles
         self._load = load
         self._loaded: Any = None
         self._loaded_by = 0
         self._mapped: os.stat_result | None = None
+        self._columns: dict[str, NDArray[Any]] = {}
         with about(self.path), opened(self.path) as fd:
             self.header = read_sound_header(fd)
+            check_gaps(self.header)
             self._fingerprint = fingerprint(fd, self.header)
             self._crcs = read_chunk_table(fd, self.header)
             self._check_finished()
@@ -145,6 +150,31 @@ class LabelFile:
                 raise Corrupt(f"tensor {name!r} does not match its checksum; fetch the file again")
             return read_tensor(fd, self.header.tensors[name])
 
+    def column(self, name: str) -> NDArray[Any]:
+        """A tensor that is read row by row, not to be written to: copied and checked if it is small, else mapped."""
+        if name not in self._columns:
+            tensor = self.header.tensors.get(name)
+            if tensor is None or tensor.nbytes <= COLUMN_BYTES:
+                self._columns[name] = self.tensor(name)
+            else:
+                with self._reopened():
+                    self._columns[name] = np.memmap(self.path, tensor.dtype, "r", tensor.offset, tensor.shape)
+        return self._columns[name]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some rows have no label."""
+        return FEATURE in self.metadata.get("requires", [])
+
+    def missing(self, rows: ArrayLike) -> NDArray[np.bool_]:
+        """Which of these rows [B] have no label: what was lost, or never made, before this file was."""
+        numbers = np.asarray(rows, np.int64)
+        if not self.has_gaps:
+            return np.zeros(numbers.shape, np.bool_)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise IndexError(f"rows must be 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
+        return is_missing(self.column(MISSING), numbers)
+
     def verify(self, progress: Callable[[int], object] | None = None, *, images: Any = None) -> Verdict:
         """Compare everything with its checksum, and images, if given, with the views that the labels were made for.
 
@@ -174,7 +204,10 @@ class LabelFile:
         if positions.ndim != 1 or (positions.dtype.kind not in "iu" and positions.size > 0):
             raise TypeError(f"indices must be whole numbers [B], got {positions.dtype} {list(positions.shape)}")
         positions = np.ascontiguousarray(positions, np.int64)
-        return self._rows_here().gather_unpack(positions, **options)  # type: ignore[no-any-return]
+        found: NDArray[Any] = self._rows_here().gather_unpack(positions, **options)  # and a complaint of wrong ones
+        if self.has_gaps and self.missing(positions).any():
+            raise complain(self.path, int(positions[self.missing(positions)][0]))
+        return found
 
     def _rows_here(self) -> Any:
         # A forked child maps the file anew, but keeps a copy: its pages are the parent's and stay shared.

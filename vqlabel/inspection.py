@@ -70,7 +70,7 @@ def _number(value: Any, form: str) -> str:
 def in_words(codec: Mapping[str, Any]) -> str:
     """One line about a codec's settings."""
     words = {
-        "raw": "every logit as float16",
+        "raw": f"every logit as {'float32' if codec.get('dtype') == 'F32' else 'float16'}",
         "int8": "every logit in 8 bits, with a scale for each label",
         "topk": f"the {codec.get('k', '?')} largest logits",
     }

@@ -16,6 +16,7 @@ from vqlabel.codecs.base import Codec
 from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
 from vqlabel.law import Law, law_of
+from vqlabel.replay import ReplayRecipe
 from vqlabel.scene import check_classes, side_of
 from vqlabel.side import Side, SideInformation, unmixed
 
@@ -70,7 +71,7 @@ class Keys:
     def side(self, keys: torch.Tensor, views: torch.Tensor | None = None, *, by_kernel: bool = False) -> Side | None:
         """Side information of keys uint8 [B, size], where they lie; a prior that looks at views gets them too.
 
-        by_kernel draws it there with Triton; else a recipe is replayed on the CPU, and a GPU waits for that.
+        by_kernel draws it there with Triton; else, and where views are stored, the CPU replays them and a GPU waits.
         """
         if self._info is None:
             return None
@@ -79,7 +80,7 @@ class Keys:
         rows = apart.view(torch.int32 if self.size == 4 else torch.int64)[:, 0]
         if self._info.recipe is None:
             side = unmixed(rows.long(), self._law(keys.device).classes)
-        elif by_kernel:
+        elif by_kernel and isinstance(self._info.recipe, ReplayRecipe):
             side = self._drawn(rows)
         else:
             tier = "classes" if self.tier == "classes" else "replay"

@@ -21,8 +21,9 @@ class Law(NamedTuple):
 
 def law_of(info: SideInformation, device: torch.device) -> Law:
     """The law of a set, on this device."""
-    whole = torch.tensor(_whole(info.recipe, info.draws) if info.recipe else [], dtype=torch.int64)
-    real = torch.tensor(_real(info.recipe) if info.recipe else [], dtype=torch.float64)
+    recipe = info.recipe if isinstance(info.recipe, ReplayRecipe) else None
+    whole = torch.tensor(_whole(recipe, info.draws) if recipe else [], dtype=torch.int64)
+    real = torch.tensor(_real(recipe) if recipe else [], dtype=torch.float64)
     return Law(*(part.to(device) for part in (whole, real, torch.from_numpy(info.classes))))
 
 

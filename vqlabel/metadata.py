@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqlabel.errors import Corrupt, NewerVersion
+from vqlabel.gaps import FEATURE as GAPS
 
 # What the text of a known key stands for. Keys that begin with "x." belong to the user; other keys are reserved.
 TEXT, COUNT, OBJECT, LIST = "text", "a whole number", "a JSON object", "a JSON list"
@@ -28,7 +29,7 @@ KINDS = {
     "created_by": TEXT,
 }
 REQUIRED = ("format", "format_version", "rows_per_chunk", "codec")
-KNOWN_FEATURES: frozenset[str] = frozenset()  # what `requires` may ask of this reader
+KNOWN_FEATURES = frozenset({GAPS})  # what `requires` may ask of this reader
 MAX_BITS = 24  # of a code
 
 

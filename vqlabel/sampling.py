@@ -46,11 +46,14 @@ def draw(
     """Rows to fit on and rows to judge by, disjoint, drawn by the seed; this rank's share of both."""
     known = side if tier != "none" else None
     room = SAMPLE_BYTES // _bytes_of_a_row(source, known, tier)
-    fitted, held = share_out(len(source), rows, held_out, room)
+    count = len(source) if source.missing is None else int((~source.missing).sum())
+    fitted, held = share_out(count, rows, held_out, room)
     if (fitted, held) != (rows, held_out):
-        why = "what fits into 1 GiB" if room < min(len(source), rows + held_out) else f"of {len(source):,}"
+        why = "what fits into 1 GiB" if room < min(count, rows + held_out) else f"of {count:,}"
         say(f"fitting on {fitted:,} rows and holding out {held:,}, {why}")
-    chosen = np.random.default_rng(seed).choice(len(source), fitted + held, replace=False)
+    chosen = np.random.default_rng(seed).choice(count, fitted + held, replace=False)
+    if source.missing is not None:
+        chosen = np.flatnonzero(~source.missing)[chosen]
     ranks = Ranks.here()
     own = np.concatenate([chosen[:fitted][ranks.own(fitted)], chosen[fitted:][ranks.own(held)]])
     logits, split = read_rows(source, own), len(ranks.own(fitted))

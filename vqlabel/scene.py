@@ -1,4 +1,4 @@
-"""Side information in and out of a label file: the recipe and the classes of its images."""
+"""Side information in and out of a label file: the recipe or the stored views, and the classes of its images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation, Views
+from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, SEEDS, StoredViews, ViewLayout
 
 CLASSES = "images.class"
 OURS = ("codec", "classes", "temperatures", "measured", "format", "format_version")  # metadata that is not the user's
@@ -21,17 +22,46 @@ def side_of(file: LabelFile, views: Views | None = None) -> SideInformation | No
     """What the file says of its rows before their bits: None if it has no table of the images' classes."""
     if CLASSES not in file.tensor_names:
         return None
-    classes, replay = file.tensor(CLASSES), file.metadata.get("replay", {})
     try:
-        recipe = ReplayRecipe.from_json(replay["recipe"]) if "recipe" in replay else None
-        return SideInformation(classes, recipe, draws=draws_of(file), views=views)
+        return SideInformation(file.tensor(CLASSES), recipe_of(file), draws=draws_of(file), views=views)
     except (TypeError, ValueError) as error:
         raise Corrupt(f"{file.path}: {error}") from None
+
+
+def recipe_of(file: LabelFile) -> ReplayRecipe | StoredViews | None:
+    """How the views of the file were made: drawn by a recipe, or stored; None if it does not say."""
+    replay = file.metadata.get("replay", {})
+    if "stored" in replay:
+        return _stored(file, replay["stored"])
+    return ReplayRecipe.from_json(replay["recipe"]) if "recipe" in replay else None
+
+
+def _stored(file: LabelFile, fields: Any) -> StoredViews:
+    layout, tensors = ViewLayout.from_json(fields), file.header.tensors
+    if layout.images != file.metadata.get("images"):
+        raise ValueError(f"its views are of {layout.images} images, its labels of {file.metadata.get('images')}")
+    epochs = len(file) // layout.images
+    wanted: dict[str, tuple[Any, ...]] = {ROWS: (np.dtype("u1"), (len(file), layout.row_bytes))}
+    if layout.mix == "cutmix":
+        wanted[BOXES] = np.dtype("<u2"), (epochs * layout.batches, 4)
+    if layout.mix == "mixup":
+        wanted[LAMBDAS] = np.dtype("<f8"), (epochs * layout.batches,)
+    for name, (dtype, shape) in wanted.items():
+        found = tensors.get(name)
+        if found is None or (found.dtype, found.shape) != (dtype, shape):
+            there = "not there" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise ValueError(f"stored views need tensor {name!r}, {dtype} {list(shape)}, which is {there}")
+    return StoredViews(layout, file.column)
 
 
 def draws_of(file: LabelFile) -> Any:
     """The author's own draws that shaped the views of the file, [[stream, block], ...], as they stand there."""
     return file.metadata["codec"].get("draws", file.metadata.get("replay", {}).get("draws", []))
+
+
+def only_the_author_knows(file: LabelFile) -> bool:
+    """Whether something shaped the views that no Parameters tell of: draws, seeds or cutouts of the author's own."""
+    return bool(draws_of(file)) or not {SEEDS, CUTOUTS}.isdisjoint(file.tensor_names)
 
 
 def tensors_of(side: SideInformation | None) -> dict[str, NDArray[Any]]:
@@ -48,7 +78,7 @@ def metadata_of(side: SideInformation | None, rows: int) -> dict[str, Any]:
     found: dict[str, Any] = {"images": side.images}
     if rows % side.images == 0:
         found["epochs"] = rows // side.images
-    if side.recipe is not None:
+    if isinstance(side.recipe, ReplayRecipe):
         found["replay"] = {"recipe": side.recipe.to_json()} | ({"draws": side.draws} if side.draws else {})
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqlabel.replay import CUTMIX, MIXUP, USER_STREAM, Parameters, ReplayRecipe
+from vqlabel.stored import StoredViews
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +57,9 @@ class Side:
 class SideInformation:
     """Side information of a whole set, recomputed from its recipe; row = epoch * images + image.
 
-    classes holds the class of each image. Without a recipe the rows are unmixed. `draws` are streams and blocks of the
-    user's own draws that shape a view, such as a rotation: [[stream, block], ...]. views makes the pixels, for a prior
-    that looks at them.
+    classes holds the class of each image. The recipe may be views that a file has stored; without one the rows are
+    unmixed. `draws` are streams and blocks of the user's own draws that shape a view, such as a rotation:
+    [[stream, block], ...]. views makes the pixels, for a prior that looks at them.
 
     >>> recipe = ReplayRecipe(seed=7, images=3, height=48, width=48, size=32, cutmix=1.0)
     >>> side = SideInformation([0, 1, 2], recipe).of([5, 0])
@@ -69,7 +70,7 @@ class SideInformation:
     def __init__(
         self,
         classes: ArrayLike,
-        recipe: ReplayRecipe | None = None,
+        recipe: ReplayRecipe | StoredViews | None = None,
         *,
         draws: Sequence[Sequence[int]] = (),
         views: Views | None = None,
@@ -81,6 +82,8 @@ class SideInformation:
             raise ValueError(f"the recipe is for {recipe.images} images, but there are classes of {len(table)}")
         if recipe is not None and recipe.pairing != "pair":
             raise ValueError("rows of a recipe with pairing='batch' cannot be replayed one by one")
+        if draws and isinstance(recipe, StoredViews):
+            raise ValueError("draws of your own come from a replay recipe, but these views are stored")
         self.classes = table.astype(np.int64)
         self.recipe = recipe
         self.draws = [_checked(draw) for draw in draws]
@@ -137,6 +140,7 @@ class SideInformation:
             parameters.partner_flips[:, None],
         ]
         for stream, block in self.draws:
+            assert isinstance(self.recipe, ReplayRecipe)
             words = self.recipe.draws(parameters.epochs, parameters.images, stream, block)
             parts.append(words * (2 / 2**32) - 1)
         return np.concatenate(parts, axis=1).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+LEAST = -104.0  # the logarithm of what float32 calls 0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -21,6 +22,7 @@ class Source(ABC):
     read and take give one of DTYPES on the CPU, and complain where the rows are not what was said of them.
     """
 
+    missing: NDArray[np.bool_] | None = None  # rows that nobody has; they read as zeros
     any_order = True  # whether rows can be read twice, and before others
 
     def __init__(self, rows: int, classes: int, dtype: torch.dtype) -> None:
@@ -57,6 +59,55 @@ class Source(ABC):
                 "it must not change while it is read"
             )
         return logits
+
+
+class SparseSource(Source):
+    """N rows of which k classes are told.
+
+    `probabilities` says what is told of them: probabilities, or logits. `tail` says what is known of the other classes:
+    with "drop" they have no probability at all, with "uniform" they share evenly what is missing to 1.
+    """
+
+    def __init__(self, rows: int, classes: int, k: int, *, tail: str, probabilities: bool) -> None:
+        super().__init__(rows, classes, torch.float32)
+        self.k, self.tail, self.probabilities = k, tail, probabilities
+
+    def kept(self, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classes int64 [n, k] of rows that follow each other, each once, and what is told of them, [n, k]."""
+        ids, values = self._kept(np.arange(rows.start, rows.stop))
+        return self._sound(ids, values, rows.start)
+
+    @abstractmethod
+    def _kept(self, indices: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def _sound(self, ids: torch.Tensor, values: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ordered = ids.sort(dim=1).values
+        wrong = (ordered[:, :1] < 0).any(1) | (ordered[:, -1:] >= self.classes).any(1)
+        wrong |= (ordered[:, 1:] == ordered[:, :-1]).any(1)
+        if bool(wrong.any()):
+            bad = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"row {first + bad} tells of classes {ordered[bad].tolist()!s:.80}, but they must be {self.k} "
+                f"different ones of {self.classes}: the file is damaged, or of another number of classes"
+            )
+        return ids, values
+
+    def _read(self, rows: range) -> torch.Tensor:
+        return self._dense(*self.kept(rows))
+
+    def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        return self._dense(*self._sound(*self._kept(indices), 0))
+
+    def _dense(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Logits [n, C]; ValueError where nobody knows those of the other classes."""
+        if self.tail == "drop" or not self.probabilities:
+            raise ValueError(
+                f"these labels tell of {self.k} of {self.classes} classes, and nothing of the others: they can be "
+                "stored as topk only"
+            )
+        told = values.float()
+        rest = (1 - told.sum(1, keepdim=True)).clamp(min=0) / max(self.classes - self.k, 1)
+        return rest.log().clamp(min=LEAST).repeat(1, self.classes).scatter_(1, ids, told.log().clamp(min=LEAST))
 
 
 def as_logits(part: Any) -> torch.Tensor:

@@ -25,6 +25,7 @@ class Codec(ABC):
     """
 
     id: ClassVar[str]
+    as_given: bool = False  # whether encode takes floats of any kind as they are, not centred float32
     tier: str = "none"  # what the reader must know of a row before its bits: a name of vqlabel.side.TIERS
 
     def __init__(self, classes: int) -> None:

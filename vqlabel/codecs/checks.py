@@ -25,7 +25,7 @@ def check_logits(logits: torch.Tensor, classes: int) -> torch.Tensor:
     their float64 sum is exact below 2**53 (2**24 classes up to 2**17 each), so its order does not matter. What the mean
     is off by, half a grid step or its rounding to float32, is a constant of the row, and so nothing.
     """
-    _check_shape(logits, classes)
+    check_shape(logits, classes)
     values = logits.detach().float()
     sums = (values * GRID).round_().sum(1, dtype=torch.float64)
     # A NaN or an infinity anywhere in a row is one in its sum: no second pass over the logits.
@@ -36,7 +36,8 @@ def check_logits(logits: torch.Tensor, classes: int) -> torch.Tensor:
     return values - means.float()[:, None]
 
 
-def _check_shape(logits: torch.Tensor, classes: int) -> None:
+def check_shape(logits: torch.Tensor, classes: int) -> None:
+    """TypeError or ValueError unless these are floats [B, C]."""
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
         found = logits.dtype if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise TypeError(f"logits must be a torch tensor of floats [B, {classes}], got {found}")

@@ -31,9 +31,10 @@ from vqlabel.codecs.values import LARGEST_HALF, SCALE_BYTES, half_bytes, halves,
 from vqlabel.errors import Corrupt
 from vqlabel.reference import code_dtype
 from vqlabel.side import Side
+from vqlabel.sources import SparseSource
 
 TAILS = ("drop", "uniform")
-VALUES = ("F16", "U8")
+VALUES = ("F16", "U8", "P16")
 # What a dropped class decodes to. Finite, so that no softmax meets inf - inf; and e**(DROPPED / T) is exactly 0 in
 # float32 up to T = 1000 and beyond, wherever the kept logits are in the range of fp16.
 DROPPED = -(2.0**20)
@@ -43,7 +44,9 @@ class TopK(Codec):
     """The k largest logits of a row, measured from the largest; of equal ones, those of the lower class numbers.
 
     What becomes of the other classes: with tail "drop" they get no probability at any temperature up to 1000, as in
-    MR-k; with "uniform" they share evenly what mass they have at T = 1. Values are fp16 ("F16") or 8 bits ("U8").
+    MR-k; with "uniform" they share evenly what mass they have at T = 1. Values are fp16 ("F16"), 8 bits ("U8"), or
+    probabilities at T = 1 in fp16 ("P16"). as_given keeps fp16 logits as they are instead of measuring them from the
+    largest, so that what comes out is what went in, to the last bit.
 
     >>> codec = TopK(classes=5, k=2)
     >>> rows = codec.encode(torch.tensor([[1.0, 4.0, 2.0, 4.5, 0.0]]))
@@ -53,9 +56,13 @@ class TopK(Codec):
 
     id: ClassVar[str] = "topk"
 
-    def __init__(self, classes: int, k: int, *, tail: str = "drop", values: str = "F16") -> None:
+    def __init__(
+        self, classes: int, k: int, *, tail: str = "drop", values: str = "F16", as_given: bool = False
+    ) -> None:
         super().__init__(classes)
-        self.k, self.tail, self.values = operator.index(k), tail, values
+        if as_given and (values == "U8" or (values == "F16" and tail == "uniform")):
+            raise ValueError(f"values {values!r} with tail {tail!r} are always measured from the largest logit")
+        self.k, self.tail, self.values, self.as_given = operator.index(k), tail, values, as_given
         if not 1 <= self.k <= classes:
             raise ValueError(f"k must be 1 to {classes}, the number of classes, got {k}")
         check_word("tail", tail, TAILS)
@@ -73,11 +80,11 @@ class TopK(Codec):
 
     @property
     def _tail_bytes(self) -> int:
-        return 2 if self.tail == "uniform" else 0
+        return 2 if self.tail == "uniform" and self.values != "P16" else 0  # probabilities tell their own tail
 
     @property
     def _ids_at(self) -> int:
-        return self._tail_bytes + (2 * self.k if self.values == "F16" else SCALE_BYTES + self.k)
+        return self._tail_bytes + (SCALE_BYTES + self.k if self.values == "U8" else 2 * self.k)
 
     @property
     def row_bits(self) -> int:
@@ -102,13 +109,35 @@ class TopK(Codec):
         """Packed rows; ValueError for a logit that is not finite, or a kept one more than 65504 below the largest."""
         centred = check_logits(logits, self.classes)
         ids = _largest(centred, self.k)
-        kept = centred.gather(1, ids)
-        kept = kept - kept.amax(1, keepdim=True)  # fp16 is finest near 0, so where the label is
-        values = half_bytes(kept) if self.values == "F16" else scaled_bytes(kept)
-        parts = [values, _native.pack(np.ascontiguousarray(ids.cpu(), code_dtype(self.id_bits)), self.id_bits)]
+        if self.values == "P16":
+            return self.encode_kept(ids, centred.double().softmax(1).gather(1, ids))
+        packed = self.encode_kept(ids, centred.gather(1, ids))
         if self.tail == "uniform":
-            parts.insert(0, half_bytes(self._level(centred, ids, values)))
-        return np.concatenate(parts, axis=1)
+            level = self._level(centred, ids, packed[:, : self._ids_at - self._tail_bytes])
+            packed = np.concatenate([half_bytes(level), packed], axis=1)
+        return packed
+
+    def takes(self, source: SparseSource) -> bool:
+        """Whether `encode_kept` takes what this source tells of its rows, as it tells it."""
+        same = (source.k, source.tail, source.probabilities) == (self.k, self.tail, self.values == "P16")
+        return same and self._tail_bytes == 0
+
+    def encode_kept(self, ids: torch.Tensor, kept: torch.Tensor) -> NDArray[np.uint8]:
+        """Packed rows of classes int64 [B, k], each once, and their logits, or probabilities for "P16", [B, k].
+
+        Without the level of a uniform tail, which only all the logits tell.
+        """
+        if self.as_given and kept.dtype != torch.float16:
+            raise ValueError(f"to keep {kept.dtype} as it is takes more than fp16")
+        rising = ids.argsort(dim=1)
+        ids, kept = ids.gather(1, rising), kept.gather(1, rising)
+        if self.values == "P16":
+            kept = _probabilities(kept)
+        elif not self.as_given:
+            kept = kept - kept.amax(1, keepdim=True)  # fp16 is finest near 0, so where the label is
+        values = scaled_bytes(kept) if self.values == "U8" else half_bytes(kept)
+        packed_ids = _native.pack(np.ascontiguousarray(ids.cpu(), code_dtype(self.id_bits)), self.id_bits)
+        return np.concatenate([values, packed_ids], axis=1)
 
     def _level(self, centred: torch.Tensor, ids: torch.Tensor, values: NDArray[np.uint8]) -> torch.Tensor:
         # In float64: a sum that depended on its order would now and then change a byte.
@@ -127,14 +156,22 @@ class TopK(Codec):
         self._check_ids(ids)
         values = self._decoded(rows[:, self._tail_bytes : self._ids_at])
         level = torch.full((len(rows), 1), DROPPED)
-        if self.tail == "uniform":
+        if self.values == "P16":
+            level = self._untold(values) if self.tail == "uniform" else level
+            values = values.log().clamp(min=DROPPED)
+        elif self.tail == "uniform":
             level = halves(rows[:, : self._tail_bytes])
             mean = (values.sum(1, keepdim=True) + (self.classes - self.k) * level) / self.classes
             values, level = values - mean, level - mean
         return level.repeat(1, self.classes).scatter_(1, ids, values)
 
     def _decoded(self, packed: NDArray[np.uint8]) -> torch.Tensor:
-        return halves(packed) if self.values == "F16" else scaled(packed)
+        return scaled(packed) if self.values == "U8" else halves(packed)
+
+    def _untold(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 1] of the other classes: they share what the probabilities [B, k] leave."""
+        rest = 1 - probabilities.sum(1, keepdim=True)
+        return (rest.clamp(min=0) / max(self.classes - self.k, 1)).log().clamp(min=DROPPED)
 
     def _check_ids(self, ids: torch.Tensor) -> None:
         wrong = ids[:, -1] >= self.classes
@@ -142,6 +179,15 @@ class TopK(Codec):
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise Corrupt(f"row {row} of these does not name {self.k} of {self.classes} classes in rising order")
+
+
+def _probabilities(kept: torch.Tensor) -> torch.Tensor:
+    """The same, if they are probabilities; ValueError otherwise."""
+    wrong = ~((kept >= 0) & (kept <= 1)).all(1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"row {row} has {kept[row].tolist()!s:.80} for probabilities, but they are 0 to 1")
+    return kept
 
 
 def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:

@@ -1,0 +1,188 @@
+"""`vqlabel convert`: any codec, resumed, with gaps, compared afterwards; what it says and how it ends."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foreign import write_lpqld, write_sre2l
+
+from vqlabel import LabelDecoder, LabelFile
+from vqlabel.cli import main
+from vqlabel.convert import Options, open_foreign
+from vqlabel.data import ReplaySampler
+from vqlabel.encoding import Blocks
+from vqlabel.sampling import draw
+from vqlabel.sources import ArraySource
+
+QUICK = ("--effort", 0.02, "--rows", 200)
+
+
+def run(*arguments: Any) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", *map(str, arguments)])
+    return int(str(ended.value.code or 0))
+
+
+@pytest.fixture
+def sre2l(tmp_path: Path) -> Path:
+    write_sre2l(tmp_path / "set", images=40, batch=16, epochs=8)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 40 images of 10 classes; nobody looks into them."""
+    for number in range(40):
+        path = tmp_path / "images" / f"class{number % 10}" / f"{number:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "images"
+
+
+def test_labels_stay_as_they_are_unless_a_codec_is_named(
+    sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    assert run(sre2l, out, "--size", 32, "--check", "--teacher", "resnet18") == 0
+    assert "all 320 labels are the same to the last bit" in capsys.readouterr().out
+    file = LabelFile(out)
+    assert (file.metadata["images"], file.metadata["epochs"], file.metadata["teacher"]) == (40, 8, "resnet18")
+    assert file.metadata["x.converted_from"] == "sre2l"
+    assert file.verify()
+    assert not list(tmp_path.glob(".converting*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "codec"),
+    [
+        (("--codec", "int8"), "int8"),
+        (("--codec", "topk", "--k", 3), "topk"),
+        (("--codec", "vq", "--bytes", 2, *QUICK), "vq"),
+        (("--bytes", 2, *QUICK), "vq"),
+    ],
+)
+def test_any_codec_can_be_asked_for(
+    options: tuple[Any, ...], codec: str, sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sre2l, tmp_path / "a.safetensors", "--size", 32, "--check", *options) == 0
+    assert LabelFile(tmp_path / "a.safetensors").metadata["codec"]["id"] == codec
+    assert "0 of 320 labels are the same to the last bit; mean KL" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.fit"))
+
+
+@pytest.mark.parametrize("prior", ["classes", "replay"])
+def test_a_prior_looks_at_the_views_that_the_set_stored(prior: str, sre2l: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    assert run(sre2l, out, "--size", 32, "--images", images, "--bytes", 2, "--prior", prior, *QUICK) == 0
+    decoder = LabelDecoder(out)
+    assert decoder([0, 319], temperature=4).shape == (2, 10)
+    slow = LabelDecoder(out, backend="reference")
+    torch.testing.assert_close(decoder([7]), slow([7]), rtol=1e-3, atol=1e-4)
+    assert decoder.file.tensor("images.class").tolist() == np.repeat(np.arange(10), 4).tolist()
+    names = bytes(decoder.file.tensor("images.name")).decode().split("\n")
+    assert names[:2] == ["class0/000.jpg", "class0/010.jpg"]
+
+
+def test_an_interrupted_conversion_goes_on_and_gives_the_same_bytes(
+    sre2l: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    assert run(sre2l, whole, "--size", 32) == 0
+    encoded = Blocks.encoded
+
+    def stops(self: Blocks, index: int) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Blocks, "encoded", stops)
+    assert run(sre2l, out, "--size", 32) == 130
+    monkeypatch.setattr(Blocks, "encoded", encoded)
+    assert Path(f"{out}.partial").exists()
+    assert run(sre2l, out, "--size", 32) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_the_rest_of_a_damaged_set_is_converted_and_its_gaps_are_marked(
+    sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sre2l / "epoch_3" / "batch_1.tar").unlink()
+    shutil.rmtree(sre2l / "epoch_5")
+    out = tmp_path / "a.safetensors"
+    assert run(sre2l, out, "--size", 32) == 1
+    said = capsys.readouterr().err
+    assert "epoch_3/batch_1.tar: it is not there" in said
+    assert "epoch_5: not one file of this epoch is there" in said
+    assert run(sre2l, out, "--size", 32, "--keep-going", "--check") == 0
+    said = capsys.readouterr()
+    assert "56 of 320 rows have no label" in said.err
+    assert "all 264 labels are the same" in said.out
+    sampler = ReplaySampler(LabelDecoder(out))
+    lengths = []
+    for epoch in range(8):
+        sampler.set_epoch(epoch)
+        lengths.append(len(list(sampler)))
+    assert lengths == [40, 40, 40, 24, 40, 0, 40, 40]
+
+
+def test_rows_without_a_label_are_not_fitted_on() -> None:
+    logits = np.random.default_rng(0).normal(size=(100, 4))
+    source = ArraySource(logits)
+    source.missing = np.arange(100) % 3 == 0
+    logits[source.missing] = np.nan  # a row like that would be refused
+    parts = draw(source, None, tier="none", rows=60, held_out=6, seed=0, say=lambda words: None)
+    assert [part.total for part in parts] == [60, 6]
+
+
+def test_another_set_is_told_from_the_one_that_was_converted(
+    sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    assert run(sre2l, out, "--size", 32) == 0
+    write_sre2l(tmp_path / "other", images=40, batch=16, epochs=8, seed=1)
+    assert run(tmp_path / "other", out, "--size", 32, "--check") == 1
+    assert "tensor views.rows is not what the set says" in capsys.readouterr().out
+
+
+def test_what_makes_no_sense_is_said_before_anything_is_written(
+    sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    for options, words in (
+        (("--codec", "raw", "--bytes", 4), "--bytes says how to fit a codec, but --codec raw needs no fitting"),
+        (("--images", 41), "which cannot be all of 41"),
+        (("--images", "nowhere"), "--images is their number, or their folder; nowhere is neither"),
+        (("--image-size", "axb"), "--image-size is the side of the images, or HxW"),
+        (("--from", "rded"), "--from is one of sre2l"),
+    ):
+        assert run(sre2l, out, "--size", 32, *options) == 1
+        assert words in capsys.readouterr().err
+    assert run(tmp_path / "gone", out) == 1
+    assert "gone is not a folder" in capsys.readouterr().err
+    assert run(sre2l, out, "--size", 32) == 0
+    assert run(sre2l, out, "--size", 32) == 1
+    assert (
+        "a.safetensors exists; delete it or choose another name, or compare it with --check" in capsys.readouterr().err
+    )
+
+
+def test_labels_that_leave_classes_out_are_stored_as_topk_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lpqld(tmp_path / "set")
+    options = (tmp_path / "set", tmp_path / "a.safetensors", "--size", 32, "--classes", 100)
+    for codec in (("--codec", "raw"), ("--bytes", 4, *QUICK)):
+        assert run(*options, *codec) == 1
+        assert "tell of 10 of 100 classes, and nothing of the others: they can be stored as topk only" in (
+            capsys.readouterr().err
+        )
+    assert run(*options, "--k", 5) == 1
+    assert "the labels tell of 10 classes each: --k cannot be 5" in capsys.readouterr().err
+
+
+def test_programs_can_open_a_set_too(sre2l: Path, tmp_path: Path) -> None:
+    found = open_foreign(str(sre2l), Options(str(tmp_path), size=32))
+    assert (found.kind, found.source.classes, len(found.source)) == ("sre2l", 10, 320)

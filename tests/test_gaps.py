@@ -1,0 +1,98 @@
+"""Rows without a label: a file tells which, nobody is given one, and an epoch goes without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vqlabel import LabelDecoder, LabelEncoder, LabelFile
+from vqlabel.cli import main
+from vqlabel.codecs.raw import Raw
+from vqlabel.data import ReplaySampler
+from vqlabel.errors import Corrupt
+from vqlabel.gaps import FEATURE, MISSING, bitmap
+from vqlabel.schedules import Reuse
+
+IMAGES, EPOCHS = 5, 3
+
+
+def labelled(path: Path, missing: list[int], **change: Any) -> LabelDecoder:
+    gone = np.isin(np.arange(IMAGES * EPOCHS), missing)
+    logits = np.random.default_rng(0).normal(size=(len(gone), 4)).astype(np.float32)
+    metadata = {"requires": [FEATURE], "images": IMAGES, "epochs": EPOCHS}
+    LabelEncoder(Raw(4)).encode(logits, path, metadata=metadata, tensors={MISSING: bitmap(gone), **change})
+    return LabelDecoder(path)
+
+
+def test_a_row_without_a_label_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors", [1, 8])
+    assert decoder([0, 7, 14]).shape == (3, 4)
+    with pytest.raises(IndexError, match=r"a.safetensors has no label for row 8: .* LabelFile.missing"):
+        decoder([0, 8])
+    assert np.flatnonzero(decoder.file.missing(np.arange(15))).tolist() == [1, 8]
+
+
+def test_a_file_without_gaps_misses_nothing(tmp_path: Path) -> None:
+    file = LabelEncoder(Raw(4)).encode(2 * np.eye(4, dtype=np.float32), tmp_path / "a.safetensors")
+    assert not file.has_gaps
+    assert not file.missing([0, 3]).any()
+
+
+def test_an_epoch_reads_the_images_that_have_a_label(tmp_path: Path) -> None:
+    sampler = ReplaySampler(labelled(tmp_path / "a.safetensors", [1, 8]))
+    for epoch, rows in ((0, {0, 2, 3, 4}), (1, {5, 6, 7, 9}), (2, {10, 11, 12, 13, 14})):
+        sampler.set_epoch(epoch)
+        assert len(sampler) == len(rows)
+        assert set(sampler) == rows
+
+
+def test_ranks_share_out_what_is_there(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors", [1, 2])
+    parts = [list(ReplaySampler(decoder, rank=rank, world=2, shuffle=False)) for rank in range(2)]
+    assert parts == [[0, 4], [3, 0]]
+
+
+def test_reuse_takes_another_epoch_where_a_label_is_missing(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors", [1, 6, 2, 7, 12])
+    sampler = ReplaySampler(decoder, reuse=Reuse())
+    for epoch in range(9):
+        sampler.set_epoch(epoch)
+        rows = np.array(list(sampler))
+        assert sorted(rows % IMAGES) == [0, 1, 3, 4]  # image 2 has no label in any epoch
+        assert rows[rows % IMAGES == 1].tolist() == [11]
+        assert not decoder.file.missing(rows).any()
+
+
+def test_a_state_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors", [1, 2])
+    whole, again = ReplaySampler(decoder, seed=3), ReplaySampler(decoder, seed=3)
+    rows = list(whole)
+    again.load_state_dict(whole.state_dict(consumed=2))
+    assert list(again) == rows[2:]
+
+
+@pytest.mark.parametrize("table", [None, np.zeros(3, np.uint8), np.zeros((2, 1), np.uint8)])
+def test_a_file_that_does_not_tell_which_rows_are_missing_is_corrupt(
+    tmp_path: Path, table: NDArray[np.uint8] | None
+) -> None:
+    with pytest.raises(Corrupt, match=r"by tensor 'rows.missing', U8 \[2\], which is"):
+        written(tmp_path / "a.safetensors", {} if table is None else {MISSING: table})
+
+
+def written(path: Path, tensors: dict[str, Any]) -> LabelFile:
+    metadata = {"codec": {"id": "raw"}, "requires": [FEATURE]}
+    with LabelFile.create(path, rows=9, row_bytes=1, tensors=tensors, metadata=metadata) as writer:
+        writer.write(0, np.zeros((9, 1), np.uint8))
+    return LabelFile(path)
+
+
+def test_the_command_line_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled(tmp_path / "a.safetensors", [1])
+    with pytest.raises(SystemExit) as ended:
+        main(["decode", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.npy")])
+    assert ended.value.code == 1
+    assert "has no label for row 1" in capsys.readouterr().err

@@ -1,0 +1,186 @@
+"""Views that a file remembers: records of bits, and what a reader of SRe2L's files would have made of a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqlabel import LabelDecoder, LabelEncoder
+from vqlabel.codecs.raw import Raw
+from vqlabel.data import DistilledDataset, ReplaySampler
+from vqlabel.errors import Corrupt
+from vqlabel.fields import bits_for, pack, record_bytes, unpack
+from vqlabel.replay import CUTMIX, MIXUP, NO_MIX
+from vqlabel.side import SideInformation
+from vqlabel.stored import BOXES, LAMBDAS, ROWS, StoredViews, ViewLayout
+
+FIELDS: dict[str, Any] = {
+    "images": 6,
+    "height": 20,
+    "width": 30,
+    "size": 16,
+    "crops": "pixels",
+    "flips": True,
+    "batch": 4,
+}
+
+
+@given(st.lists(st.integers(0, 32), max_size=9), st.integers(0, 9), st.randoms(use_true_random=False))
+def test_fields_of_any_width_come_back(widths: list[int], rows: int, random: Any) -> None:
+    columns = [[random.randrange(1 << width) for _ in range(rows)] for width in widths]
+    records = pack(columns, widths)
+    assert records.shape == (rows if widths else 0, record_bytes(widths))
+    assert [column.tolist() for column in unpack(records, widths)] == (columns if widths else [])
+
+
+def test_a_value_that_is_too_wide_is_refused_with_its_range() -> None:
+    with pytest.raises(ValueError, match="field 1 goes from 0 to 8, but has 3 bits"):
+        pack([[0, 0], [0, 8]], [1, 3])
+
+
+def test_a_field_for_a_single_value_takes_no_bits() -> None:
+    assert (bits_for(1), bits_for(0), record_bytes([0, 0])) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 224])
+def test_every_crop_of_a_line_has_a_number_of_its_own(side: int) -> None:
+    spans = np.array([(start, length) for length in range(1, side + 1) for start in range(side - length + 1)])
+    layout = ViewLayout(images=len(spans), height=side, width=1, size=1, crops="pixels")
+    boxes = np.stack([spans[:, 0], 0 * spans[:, 0], spans[:, 1], 0 * spans[:, 0] + 1], axis=1)
+    records = layout.pack(np.arange(len(spans)), boxes, None, None)
+    assert layout.widths[1:] == [bits_for(len(spans)), 0]
+    crops = StoredViews(layout, {ROWS: records}.__getitem__).parameters(0, np.arange(len(spans))).crops
+    assert (crops == boxes).all()
+
+
+def test_sre2ls_views_take_eight_bytes_where_it_stores_twenty_five() -> None:
+    assert ViewLayout(50_000, 224, 224, 224, "pixels", True, "cutmix", 1024).row_bytes == 8
+
+
+def mixed(mix: str) -> tuple[ViewLayout, dict[str, Any]]:
+    layout = ViewLayout(**FIELDS, mix=mix)
+    crops = np.array([[i, 2 * i, 10 - i, 11 + i] for i in range(6)])
+    places, partners = np.array([5, 0, 1, 2, 3, 4]), np.array([0, 2, 1, 4, 3, 5])
+    tensors = {ROWS: layout.pack(places, crops, np.arange(6) % 2 == 1, partners)}
+    tensors[BOXES] = np.array([[1, 2, 8, 4], [0, 0, 16, 0]], np.uint16)
+    tensors[LAMBDAS] = np.array([0.25, 1.0])
+    return layout, tensors
+
+
+def test_a_row_is_mixed_with_the_view_of_its_partner_and_the_box_of_its_batch() -> None:
+    layout, tensors = mixed("cutmix")
+    found = StoredViews(layout, tensors.__getitem__).parameters(0, [1, 3])
+    assert found.kinds.tolist() == [CUTMIX, CUTMIX]
+    assert found.partners.tolist() == [2, 4]
+    assert found.partner_crops.tolist() == [[2, 4, 8, 13], [4, 8, 6, 15]]
+    assert found.partner_flips.tolist() == [False, False]
+    assert found.cuts.tolist() == [[1, 2, 8, 4]] * 2
+    assert found.shares.tolist() == [1 - 32 / 256] * 2
+
+
+def test_a_row_that_is_its_own_partner_or_has_an_empty_box_is_not_mixed() -> None:
+    layout, tensors = mixed("cutmix")
+    found = StoredViews(layout, tensors.__getitem__).parameters(0, [0, 5])
+    assert found.kinds.tolist() == [NO_MIX, NO_MIX]
+    assert found.partners.tolist() == [-1, -1]
+
+
+def test_mixup_takes_the_lambda_of_the_batch() -> None:
+    layout, tensors = mixed("mixup")
+    found = StoredViews(layout, tensors.__getitem__).parameters(0, [1])
+    assert (found.kinds[0], found.shares[0]) == (MIXUP, 0.25)
+
+
+def test_images_come_in_the_order_in_which_they_were_labelled() -> None:
+    layout, tensors = mixed("cutmix")
+    assert StoredViews(layout, tensors.__getitem__).order(0).tolist() == [1, 2, 3, 4, 5, 0]
+
+
+@pytest.mark.parametrize(("crops", "kind"), [("F16", np.float16), ("F32", np.float32)])
+def test_fractions_are_kept_to_the_last_bit_and_rounded_as_pillow_does(crops: str, kind: Any) -> None:
+    layout = ViewLayout(images=1, height=0, width=0, size=16, crops=crops)
+    given_crop = np.array([[0.1, 1 / 3, 0.5, 0.6]], kind)
+    views = StoredViews(layout, {ROWS: layout.pack(np.zeros(1, int), given_crop, None, None)}.__getitem__)
+    assert (views.fractions(0, [0]) == given_crop).all()
+    assert views.parameters(0, [0], sizes=[[101, 50]]).crops.tolist() == [[10, 17, 51, 30]]
+    assert views.of_size(101, 50).parameters(0, [0]).crops.tolist() == [[10, 17, 51, 30]]
+    with pytest.raises(ValueError, match="images of different sizes: give sizes="):
+        views.parameters(0, [0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"crops": "inches"}, "crops must be one of none, pixels, F16, F32, got 'inches'"),
+        ({"batch": 0}, "batch must be a whole number from 1"),
+        ({"height": 0}, "crops in pixels need the height and width"),
+        ({"flips": 1}, "flips must be true or false, got 1"),
+        ({"tilt": 3}, "stored views are described by batch, crops"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ViewLayout.from_json({**FIELDS, "mix": "none", **change})
+
+
+def labelled(path: Path, **change: Any) -> LabelDecoder:
+    layout, tensors = mixed("cutmix")
+    tensors.pop(LAMBDAS)
+    tensors |= change.pop("tensors", {})
+    side = SideInformation(np.arange(6) % 3, StoredViews(layout, tensors.__getitem__))
+    metadata = {"replay": {"stored": layout.to_json() | change}, "images": 6, "epochs": 1}
+    logits = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    LabelEncoder(Raw(3), side).encode(logits, path, metadata=metadata, tensors=tensors)
+    return LabelDecoder(path)
+
+
+def test_a_dataset_replays_stored_views_by_row(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors")
+    images = torch.randint(0, 256, (6, 3, 20, 30), dtype=torch.uint8)
+    views, labels = DistilledDataset(images, decoder).__getitems__([3, 1]).views, decoder.read([3, 1])
+    assert views.shape == (2, 3, 16, 16)
+    assert labels.logits().shape == (2, 3)
+    alone = DistilledDataset(images, decoder).__getitems__([1]).views
+    assert torch.equal(views[1:], alone)
+
+
+def test_stored_order_is_a_way_to_shuffle(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors")
+    assert list(ReplaySampler(decoder, shuffle="stored")) == [1, 2, 3, 4, 5, 0]
+
+
+def test_side_information_of_a_file_looks_at_its_stored_views(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors")
+    side = SideInformation(decoder.file.tensor("images.class"), decoder.recipe).of([1, 0])
+    assert side.other.tolist() == [2, 0]
+    assert side.share.tolist() == [0.875, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tensors": {BOXES: np.zeros((3, 4), np.uint16)}}, r"need tensor 'views.boxes', uint16 \[2, 4\]"),
+        ({"mix": "mixup"}, "need tensor 'views.lambdas'"),
+        ({"images": 3}, "its views are of 3 images, its labels of 6"),
+        ({"size": -1}, "size must be a whole number"),
+    ],
+)
+def test_a_file_whose_views_do_not_fit_is_corrupt(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    decoder = labelled(tmp_path / "a.safetensors", **change)
+    with pytest.raises(Corrupt, match=words):
+        _ = decoder.recipe
+
+
+def test_a_partner_that_is_no_image_is_corrupt(tmp_path: Path) -> None:
+    layout, tensors = mixed("cutmix")
+    fields = unpack(tensors[ROWS], layout.widths)
+    fields[-1][1] = 7
+    damaged = {**tensors, ROWS: pack(fields, layout.widths)}
+    with pytest.raises(Corrupt, match="row 1 is mixed with image 7, but there are 6"):
+        StoredViews(layout, damaged.__getitem__).parameters(0, [1])

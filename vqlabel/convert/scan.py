@@ -1,0 +1,174 @@
+"""The first look at a set of batches: is every file whole, and how were its views made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqlabel.codecs.raw import Raw
+from vqlabel.codecs.topk import TopK
+from vqlabel.convert.batch_files import FLOATS, BatchFile, label_places, read_batch
+from vqlabel.convert.batches import Batches, BatchSource, SparseBatchSource
+from vqlabel.convert.imported import Imported, Options, check_faults
+from vqlabel.convert.torch_files import UnreadableFile
+from vqlabel.progress import bar
+from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, ViewLayout
+
+
+def imported_batches(kind: str, batches: Batches, options: Options, faults: list[str]) -> Imported:
+    """A set of batches, once all its files were looked into; those that cannot be read are taken out of it."""
+    example = _example(batches)
+    layout = _layout(batches, example, options)
+    tensors = _Columns(batches, layout, example, options).fill(faults)
+    check_faults(faults, options.keep_going)
+    missing = batches.missing()
+    source, codec = _labels(batches, example, options)
+    found = Imported(kind, source, batches.images, codec, tensors=tensors, faults=faults)
+    found.metadata = {"replay": {"stored": layout.to_json()}}
+    found.missing = missing if missing.any() else None
+    return found
+
+
+def _example(batches: Batches) -> BatchFile:
+    for _, _, path in batches.files():
+        try:
+            return read_batch(path)
+        except (UnreadableFile, FileNotFoundError):
+            continue
+    raise ValueError("not one of its files can be read")
+
+
+def _labels(batches: Batches, example: BatchFile, options: Options) -> tuple[BatchSource | SparseBatchSource, Any]:
+    if len(example.labels) == 1:
+        source = BatchSource(batches, example)
+        if options.classes not in (None, source.classes):
+            raise ValueError(f"the labels have {source.classes} classes, not {options.classes}")
+        return source, Raw(source.classes, dtype=FLOATS[example.labels[0].dtype], as_given=True)
+    if options.classes is None:
+        k = example.labels[0].shape[1]
+        raise ValueError(f"the labels tell of {k} classes each, but not how many there are: say --classes")
+    sparse, half = SparseBatchSource(batches, example, options.classes), example.labels[0].dtype == torch.float16
+    return sparse, TopK(options.classes, sparse.k, tail="drop", as_given=half)
+
+
+def _layout(batches: Batches, example: BatchFile, options: Options) -> ViewLayout:
+    height, width = (options.size if side is None else side for side in (options.height, options.width))
+    known = bool(height and width) and _pixels(example.crops, height, width) is not None
+    if not known and options.height:
+        raise ValueError(f"its crops are not of images of {height} x {width} pixels; --image-size 0 keeps fractions")
+    facts: dict[str, Any] = {"images": batches.images, "size": options.size, "batch": batches.batch}
+    facts |= {"height": height, "width": width} if known else {"height": 0, "width": 0}
+    crops = "pixels" if known else FLOATS[example.crops.dtype]
+    return ViewLayout(**facts, crops=crops, flips=example.flips is not None, mix=example.mix)
+
+
+def _pixels(crops: torch.Tensor, height: int, width: int) -> NDArray[np.int64] | None:
+    """Crops [b, 4] in pixels; None if they are no whole ones of images of this size."""
+    sides = torch.tensor([height, width, height, width], dtype=torch.float64)
+    pixels = (crops.double() * sides).round()
+    inside = (pixels >= 0).all() and (pixels[:, 2:] >= 1).all() and (pixels[:, :2] + pixels[:, 2:] <= sides[:2]).all()
+    same = bool(inside) and bool(((pixels / sides).float().to(crops.dtype) == crops).all())
+    return pixels.long().numpy() if same else None
+
+
+@dataclass
+class _Epoch:
+    """What is known of the views of an epoch, by image."""
+
+    places: NDArray[np.int64]
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    partners: NDArray[np.int64]
+
+
+class _Columns:
+    """The tensors of the stored views, filled file by file."""
+
+    def __init__(self, batches: Batches, layout: ViewLayout, example: BatchFile, options: Options) -> None:
+        self._batches, self._layout, self._example = batches, layout, example
+        rows, mixes = batches.epochs * batches.images, batches.epochs * layout.batches
+        self.tensors = {ROWS: options.spool("rows", (rows, layout.row_bytes), np.uint8)}
+        if layout.mix == "cutmix":
+            self.tensors[BOXES] = np.zeros((mixes, 4), "<u2")
+        if layout.mix != "none":
+            self.tensors[LAMBDAS] = np.zeros(mixes, "<f8")
+        if example.cutouts is not None:
+            self.tensors[CUTOUTS] = options.spool("cutouts", (rows, example.cutouts.shape[1]), np.float32)
+
+    def fill(self, faults: list[str]) -> dict[str, NDArray[Any]]:
+        """Look into every file; those that are not as they should be are named, and read no more."""
+        images = self._batches.images
+        with bar("looking into files", sum(1 for _ in self._batches.files()), shown=True) as advance:
+            for epoch, paths in enumerate(self._batches.paths):
+                views = self._empty()
+                for number, path in enumerate(paths):
+                    if path is None:
+                        continue
+                    try:
+                        found = read_batch(path)
+                        self._add(views, epoch, number, found)
+                        self._batches.labels_at[path] = label_places(path, found)
+                    except (UnreadableFile, FileNotFoundError) as error:
+                        why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+                        faults.append(f"{path}: {why}")
+                        paths[number] = None
+                    advance(1)
+                flips = views.flips if self._layout.flips else None
+                partners = views.partners if self._layout.mix != "none" else None
+                packed = self._layout.pack(views.places, views.crops, flips, partners)
+                self.tensors[ROWS][epoch * images : (epoch + 1) * images] = packed
+        return self.tensors
+
+    def _empty(self) -> _Epoch:
+        images = self._batches.images
+        kind = np.int64 if self._layout.crops == "pixels" else self._example.crops.numpy().dtype
+        crops = np.zeros((images, 4), kind)
+        crops[:, 2:] = 1  # of rows that are missing: any crop that is one
+        return _Epoch(np.arange(images), crops, np.zeros(images, bool), np.arange(images))
+
+    def _add(self, views: _Epoch, epoch: int, number: int, found: BatchFile) -> None:
+        ids = self._batches.ids(epoch, number)
+        self._check(found, len(ids))
+        crops = self._crops(found.crops)
+        views.places[ids] = number * self._batches.batch + np.arange(len(ids))
+        views.crops[ids] = crops
+        if found.flips is not None:
+            views.flips[ids] = found.flips.numpy()
+        if found.mix_index is not None:
+            views.partners[ids] = ids[found.mix_index]
+            self._keep_mix(epoch * self._layout.batches + number, found)
+        if found.cutouts is not None:
+            self.tensors[CUTOUTS][epoch * self._batches.images + ids] = found.cutouts.float().numpy()
+
+    def _check(self, found: BatchFile, rows: int) -> None:
+        if len(found) != rows:
+            raise UnreadableFile(f"it has {len(found)} rows where {rows} images were to be labelled")
+        if found.kind != self._example.kind:
+            raise UnreadableFile("its labels or crops are of another kind than those of the first file")
+        if found.mix not in ("none", self._layout.mix):
+            raise UnreadableFile(f"it was mixed by {found.mix}, the first file by {self._layout.mix}")
+        if found.box is not None and max(found.box[1], found.box[3]) > self._layout.size:
+            raise UnreadableFile(
+                f"its box {found.box} is not within views of {self._layout.size} pixels: say the right --size"
+            )
+
+    def _crops(self, crops: torch.Tensor) -> NDArray[Any]:
+        if self._layout.crops != "pixels":
+            return crops.numpy()
+        pixels = _pixels(crops, self._layout.height, self._layout.width)
+        if pixels is None:
+            raise UnreadableFile(
+                f"its crops are not of images of {self._layout.height} x {self._layout.width} pixels; "
+                "--image-size 0 keeps fractions"
+            )
+        return pixels
+
+    def _keep_mix(self, batch: int, found: BatchFile) -> None:
+        self.tensors[LAMBDAS][batch] = found.lam
+        if found.box is not None:
+            top, bottom, left, right = found.box
+            self.tensors[BOXES][batch] = top, left, bottom - top, right - left
