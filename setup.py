@@ -20,7 +20,7 @@ native = Pybind11Extension(
 
 setup(
     # explicit: discovery would also install tests and benchmarks
-    packages=["vqlabel", "vqlabel.convert", "vqlabel.codecs", "vqlabel.kernels"],
+    packages=["vqlabel", "vqlabel.budget", "vqlabel.convert", "vqlabel.codecs", "vqlabel.kernels"],
     package_dir={"vqlabel.kernels": "kernels"},
     package_data={"vqlabel": ["py.typed", "*.pyi"]},
     include_package_data=False,

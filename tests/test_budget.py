@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqlabel import LabelEncoder
-from vqlabel import budget_stores as stores
 from vqlabel.budget import DATA_SETS, METHODS, PARTS, Budget, DataSet, budget
-from vqlabel.budget_ask import Ask
-from vqlabel.budget_file import choose, prior_shape, shapes
-from vqlabel.budget_published import BEGIN, END, PUBLISHED, Published, table, write
+from vqlabel.budget import stores as stores
+from vqlabel.budget.ask import Ask
+from vqlabel.budget.file import choose, prior_shape, shapes
+from vqlabel.budget.published import BEGIN, END, PUBLISHED, Published, table, write
 from vqlabel.cli import main
 from vqlabel.codecs import choose as choosing
 from vqlabel.codecs import foundation

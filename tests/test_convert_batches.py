@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,15 @@ def test_a_set_of_one_image_is_a_set(tmp_path: Path) -> None:
     write_sre2l(tmp_path / "set", images=1, batch=4, epochs=1)
     found = opened(tmp_path / "set", tmp_path)
     assert (found.images, len(found.source), found.tensors[ROWS].shape[0]) == (1, 1, 1)
+
+
+def test_an_archive_that_would_fill_the_memory_is_not_opened(tmp_path: Path) -> None:
+    write_sre2l(tmp_path / "set")
+    path = tmp_path / "set" / "epoch_0" / "batch_1.tar"
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content + b" " * 10**6)
+    with pytest.raises(ValueError, match=r"batch_1.tar: it is a compressed archive"):
+        opened(tmp_path / "set", tmp_path)

@@ -143,10 +143,10 @@ LAYERS = [
     ("file",),
     ("writer",),
     ("creation",),
-    ("budget_ask",),
-    ("budget_file", "budget_stores"),
+    ("budget.ask",),
+    ("budget.file", "budget.stores"),
     ("budget",),
-    ("budget_published", "budget_report"),
+    ("budget.published", "budget.report"),
     ("inspection", "sampling", "scene", "streams"),
     ("images", "law", "native_decode", "wanted"),
     ("alignment", "keys", "originals", "paths", "sampler"),
@@ -157,6 +157,17 @@ LAYERS = [
     ("compare", "encoder"),
     ("fit_once",),
     ("commands",),
+    ("convert.folder", "convert.imported", "convert.order", "convert.spooled", "convert.torch_files"),
+    ("convert.batch_files", "convert.fkd_files", "convert.fkd_listing", "convert.tinyvit_keys"),
+    ("convert.batches", "convert.fkd_spool", "convert.tinyvit_files"),
+    ("convert.fkd", "convert.scan", "convert.tinyvit_index"),
+    ("convert.distillkit_config", "convert.sre2l", "convert.tinyvit"),
+    ("convert.distillkit_bytes", "convert.lpqld"),
+    ("convert.distillkit_files",),
+    ("convert.distillkit_records",),
+    ("convert.distillkit",),
+    ("convert", "convert.check"),
+    ("convert.command",),
     ("card",),
     ("hub",),
     ("cli",),
@@ -190,7 +201,8 @@ def test_imports_point_one_way() -> None:
                 assert imported(source(name)) <= allowed, f"{name} imports {imported(source(name)) - allowed}"
         allowed |= set(layer)
     modules = {path.stem for path in (ROOT / "vqlabel").glob("*.py")}
-    modules |= {f"codecs.{path.stem}" for path in (ROOT / "vqlabel" / "codecs").glob("[!_]*.py")}
-    assert modules | {"codecs"} == allowed - {"_native", "kernels._checks"} | {"__init__"}
+    for folder in ("budget", "codecs", "convert"):
+        modules |= {folder, *(f"{folder}.{path.stem}" for path in (ROOT / "vqlabel" / folder).glob("[!_]*.py"))}
+    assert modules == allowed - {"_native", "kernels._checks"} | {"__init__"}
     for path in (ROOT / "kernels").glob("*.py"):
         assert imported(path) == set()

@@ -59,6 +59,14 @@ def test_every_crop_of_a_line_has_a_number_of_its_own(side: int) -> None:
     assert (crops == boxes).all()
 
 
+def test_places_take_no_bits_where_the_order_is_not_known() -> None:
+    layout = ViewLayout(images=6, height=20, width=30, size=16, crops="pixels", ordered=False)
+    views = StoredViews(layout, {ROWS: layout.pack(None, np.tile([1, 2, 8, 9], (6, 1)), None, None)}.__getitem__)
+    assert (layout.widths, ViewLayout(6, 20, 30, 16, "pixels").widths) == ([8, 9], [3, 8, 9])
+    assert views.order(0).tolist() == [0, 1, 2, 3, 4, 5]
+    assert views.parameters(0, [5]).crops.tolist() == [[1, 2, 8, 9]]
+
+
 def test_sre2ls_views_take_eight_bytes_where_it_stores_twenty_five() -> None:
     assert ViewLayout(50_000, 224, 224, 224, "pixels", True, "cutmix", 1024).row_bytes == 8
 
@@ -121,12 +129,13 @@ def test_fractions_are_kept_to_the_last_bit_and_rounded_as_pillow_does(crops: st
         ({"batch": 0}, "batch must be a whole number from 1"),
         ({"height": 0}, "crops in pixels need the height and width"),
         ({"flips": 1}, "flips must be true or false, got 1"),
+        ({"ordered": False, "mix": "mixup"}, "needs the places of the images: ordered must be true"),
         ({"tilt": 3}, "stored views are described by batch, crops"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        ViewLayout.from_json({**FIELDS, "mix": "none", **change})
+        ViewLayout.from_json({**FIELDS, "mix": "none", "ordered": True, **change})
 
 
 def labelled(path: Path, **change: Any) -> LabelDecoder:

@@ -142,7 +142,7 @@ def _add_budget(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     budget.add_argument("--as-written", action="store_true", help="as many files as the writers of lpld, lpqld leave")
     budget.add_argument("--json", action="store_true", help="for programs")
     budget.add_argument("--plot", metavar="SVG", help="draw the shares of all bytes")
-    budget.set_defaults(run=_later("budget_report", "report"))
+    budget.set_defaults(run=_later("budget.report", "report"))
 
 
 def _add_hub(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -152,7 +152,7 @@ class ReplaySampler(Sampler[int]):
         return found
 
     def _stored_views(self, decoder: LabelDecoder) -> StoredViews:
-        if not isinstance(decoder.recipe, StoredViews):
+        if not isinstance(decoder.recipe, StoredViews) or not decoder.recipe.layout.ordered:
             raise ValueError(f"{self._file.path} does not say in which order it was made: shuffle is True or False")
         if self.reuse is not None and (self.reuse.granularity != "epoch" or self._file.has_gaps):
             raise ValueError("shuffle='stored' reads whole epochs: take reuse=Reuse('epoch'), of a file without gaps")

@@ -74,20 +74,20 @@ class SparseSource(Source):
 
     def kept(self, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Classes int64 [n, k] of rows that follow each other, each once, and what is told of them, [n, k]."""
-        ids, values = self._kept(np.arange(rows.start, rows.stop))
-        return self._sound(ids, values, rows.start)
+        return self._sound(np.arange(rows.start, rows.stop))
 
     @abstractmethod
     def _kept(self, indices: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def _sound(self, ids: torch.Tensor, values: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sound(self, indices: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, values = self._kept(indices)
         ordered = ids.sort(dim=1).values
         wrong = (ordered[:, :1] < 0).any(1) | (ordered[:, -1:] >= self.classes).any(1)
         wrong |= (ordered[:, 1:] == ordered[:, :-1]).any(1)
         if bool(wrong.any()):
             bad = int(wrong.nonzero()[0])
             raise ValueError(
-                f"row {first + bad} tells of classes {ordered[bad].tolist()!s:.80}, but they must be {self.k} "
+                f"row {indices[bad]} tells of classes {ordered[bad].tolist()!s:.80}, but they must be {self.k} "
                 f"different ones of {self.classes}: the file is damaged, or of another number of classes"
             )
         return ids, values
@@ -96,7 +96,7 @@ class SparseSource(Source):
         return self._dense(*self.kept(rows))
 
     def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        return self._dense(*self._sound(*self._kept(indices), 0))
+        return self._dense(*self._sound(indices))
 
     def _dense(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Logits [n, C]; ValueError where nobody knows those of the other classes."""

@@ -32,8 +32,9 @@ Columns = Callable[[str], NDArray[Any]]  # a tensor by its name
 class ViewLayout:
     """What is stored of each view.
 
-    height and width are those of all source images, or 0 where they differ; size is the side of a view. crops are boxes
-    in "pixels", or fractions of the image as floats. batch is the number of rows that shared a mix.
+    height and width are those of all source images, or 0 where they differ; size is the side of a view. crops are
+    boxes in "pixels", or fractions of the image as floats. ordered says whether the place of each image in its epoch is
+    known, and batch is the number of rows that shared a mix.
     """
 
     images: int
@@ -44,6 +45,7 @@ class ViewLayout:
     flips: bool = False
     mix: str = "none"
     batch: int = 1
+    ordered: bool = True
 
     def __post_init__(self) -> None:
         check_whole("images", self.images, 1, 2**32)
@@ -53,8 +55,11 @@ class ViewLayout:
         check_whole("batch", self.batch, 1, 2**32)
         check_word("crops", self.crops, CROPS)
         check_word("mix", self.mix, MIXES)
-        if not isinstance(self.flips, bool):
-            raise ValueError(f"flips must be true or false, got {self.flips!r:.80}")
+        for name in ("flips", "ordered"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r:.80}")
+        if self.mix != "none" and not self.ordered:
+            raise ValueError("what was mixed in batches needs the places of the images: ordered must be true")
         if self.crops == "pixels" and not (self.height and self.width):
             raise ValueError("crops in pixels need the height and width of the images")
 
@@ -82,7 +87,7 @@ class ViewLayout:
         if self.crops == "pixels":
             crop = [bits_for(side * (side + 1) // 2) for side in (self.height, self.width)]
         number = bits_for(self.images)
-        return [number, *crop, *[1] * self.flips, *[number] * (self.mix != "none")]
+        return [*[number] * self.ordered, *crop, *[1] * self.flips, *[number] * (self.mix != "none")]
 
     @property
     def row_bytes(self) -> int:
@@ -91,7 +96,7 @@ class ViewLayout:
 
     def pack(
         self,
-        places: NDArray[Any],
+        places: NDArray[Any] | None,
         crops: NDArray[Any] | None,
         flips: NDArray[np.bool_] | None,
         partners: NDArray[Any] | None,
@@ -100,7 +105,7 @@ class ViewLayout:
 
         Crops are pixels, or fractions of the dtype that the layout names.
         """
-        columns: list[Any] = [places]
+        columns: list[Any] = [places] if places is not None else []
         if self.crops == "pixels" and crops is not None:
             columns += [_interval(crops[:, axis], crops[:, axis + 2], side) for axis, side in self._sides]
         elif crops is not None:
@@ -157,7 +162,9 @@ class StoredViews:
         return StoredViews(dataclasses.replace(self.layout, height=height, width=width), self._columns)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Images [images] in the order in which they were labelled in an epoch."""
+        """Images [images] in the order in which an epoch was labelled; as they are numbered if none is known."""
+        if not self.layout.ordered:
+            return np.arange(self.images)
         rows = np.arange(epoch * self.images, (epoch + 1) * self.images)
         return np.argsort(self._fields(rows)[0], kind="stable")
 
@@ -168,30 +175,30 @@ class StoredViews:
         if self.layout.crops not in FLOAT_BITS:
             raise ValueError(f"the crops of this set are stored as {self.layout.crops}, not as fractions")
         kind, whole, _ = FLOAT_BITS[self.layout.crops]
-        return np.stack([field.astype(whole).view(kind) for field in fields[1:5]], axis=1).astype(np.float64)
+        parts = fields[self.layout.ordered :][:4]
+        return np.stack([part.astype(whole).view(kind) for part in parts], axis=1).astype(np.float64)
 
     def _fields(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return unpack(self._columns(ROWS)[rows], self.layout.widths)
 
     def _records(self, epochs: NDArray[Any], ids: NDArray[Any], sizes: ArrayLike | None) -> tuple[Any, ...]:
-        """Places, crops, flips and partners (None without mixing) of these images."""
-        fields = self._fields(epochs * self.images + ids)
-        crops, count = np.zeros((len(ids), 4), np.int32), 0
+        """Places (the images' numbers if none is known), crops, flips and partners (None without mixing)."""
+        rest = self._fields(epochs * self.images + ids)
+        places = rest.pop(0) if self.layout.ordered else ids
         if self.layout.crops == "pixels":
-            for (axis, side), index in zip(self.layout._sides, fields[1:3], strict=True):
-                crops[:, axis], crops[:, axis + 2] = _span(index, side)
-            count = 2
+            crops = np.zeros((len(ids), 4), np.int32)
+            for axis, side in self.layout._sides:
+                crops[:, axis], crops[:, axis + 2] = _span(rest.pop(0), side)
         else:
             crops = self._boxes(epochs, ids, sizes)
-            count = 4 if self.layout.crops in FLOAT_BITS else 0
-        rest = fields[1 + count :]
+            rest = rest[4:] if self.layout.crops in FLOAT_BITS else rest
         flips = rest.pop(0).astype(bool) if self.layout.flips else np.zeros(len(ids), bool)
         partners = rest.pop(0) if rest else None
         if partners is not None and (partners >= self.images).any():
             bad = int(np.flatnonzero(partners >= self.images)[0])
             row = int(epochs[bad] * self.images + ids[bad])
             raise Corrupt(f"row {row} is mixed with image {partners[bad]}, but there are {self.images}")
-        return fields[0], crops, flips, partners
+        return places, crops, flips, partners
 
     def _boxes(self, epochs: NDArray[Any], ids: NDArray[Any], sizes: ArrayLike | None) -> NDArray[np.int32]:
         """Crops in pixels of images whose sizes are known; rounded as Pillow rounds a box."""

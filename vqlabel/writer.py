@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vqlabel import _native
 from vqlabel.errors import Corrupt, Unfinished
-from vqlabel.format import CHUNK_CRCS, CODES, Header
+from vqlabel.format import CHUNK_CRCS, CODES, Header, checksum
 from vqlabel.metadata import codes_of
 from vqlabel.storage import PARTIAL, joined, read_chunk_table, region_checksum, spelled, unsound_tensors
 
@@ -72,9 +72,13 @@ class LabelWriter:
         written[inside] = True
         self._begun[index] = written
         if written.all():
-            crc = region_checksum(self._file(), self._codes_offset(chunk.start), len(chunk) * self.header.row_bytes)
+            crc = checksum(rows) if len(span) == len(chunk) else self._checksum_of(chunk)
             put(self._file(), self._crc_offset(index), np.array([crc], "<u4"), self.path)
             del self._begun[index]
+
+    def _checksum_of(self, chunk: range) -> int:
+        """Of a chunk that came in parts."""
+        return region_checksum(self._file(), self._codes_offset(chunk.start), len(chunk) * self.header.row_bytes)
 
     def missing(self) -> list[range]:
         """Rows still to be written, in whole chunks: what other processes have finished counts as written."""

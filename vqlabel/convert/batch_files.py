@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vqlabel.convert.torch_files import UnreadableFile, load_list
 
 FLOATS = {torch.float16: "F16", torch.float32: "F32"}
-HEAD_BYTES = 2**17  # before here the crops begin, which are the first that is stored
+HEAD_BYTES = 2**15  # before here the crops begin, which are the first that is stored
 CUTOUT = 7  # numbers of a cutout: its middle, its sides, its colour
 
 

@@ -68,11 +68,13 @@ def _layout(batches: Batches, example: BatchFile, options: Options) -> ViewLayou
 
 def _pixels(crops: torch.Tensor, height: int, width: int) -> NDArray[np.int64] | None:
     """Crops [b, 4] in pixels; None if they are no whole ones of images of this size."""
-    sides = torch.tensor([height, width, height, width], dtype=torch.float64)
-    pixels = (crops.double() * sides).round()
-    inside = (pixels >= 0).all() and (pixels[:, 2:] >= 1).all() and (pixels[:, :2] + pixels[:, 2:] <= sides[:2]).all()
-    same = bool(inside) and bool(((pixels / sides).float().to(crops.dtype) == crops).all())
-    return pixels.long().numpy() if same else None
+    stored, sides = crops.numpy(), np.array([height, width, height, width], np.float64)
+    pixels = np.rint(stored * sides)
+    inside = np.isfinite(pixels).all() and (pixels >= [0, 0, 1, 1]).all()
+    if not inside or (pixels[:, :2] + pixels[:, 2:] > sides[:2]).any():
+        return None
+    same = ((pixels / sides).astype(np.float32).astype(stored.dtype) == stored).all()
+    return pixels.astype(np.int64) if same else None
 
 
 @dataclass

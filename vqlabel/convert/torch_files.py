@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,10 @@ def _reconstruct(*unused: Any) -> _Array:
     return _Array()
 
 
+def _no_bytes() -> bytes:
+    return b""  # how an array without numbers is pickled
+
+
 def _encode(text: Any, codec: Any = "latin1") -> bytes:
     if not isinstance(text, str) or codec != "latin1":
         raise UnreadableFile("bytes are spelled in an unknown way")
@@ -73,6 +78,7 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Kind, "numpy.dtype"),
     (_Array, "numpy.ndarray"),
     (_encode, "_codecs.encode"),
+    *((_no_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
 ]
 
 
@@ -83,6 +89,7 @@ def load_list(path: str, slots: tuple[int, ...]) -> list[Any]:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(path)
+    _check_sizes(path)
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -95,6 +102,18 @@ def load_list(path: str, slots: tuple[int, ...]) -> list[Any]:
         allowed = " or ".join(map(str, slots))
         raise UnreadableFile(f"it holds a {type(found).__name__}{size}, not a list of {allowed} items")
     return [_plain(item) for item in found]
+
+
+def _check_sizes(path: str) -> None:
+    """UnreadableFile for an archive that says it holds more than it has: it would fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
+        raise UnreadableFile(_why(path, error)) from None
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(entry.file_size for entry in entries) > os.path.getsize(path):
+        raise UnreadableFile("it is a compressed archive, which torch.save never makes")
 
 
 def _why(path: str, error: Exception) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlabel._version import __version__
-from vqlabel.budget_ask import Ask, Store
+from vqlabel.budget.ask import Ask, Store
 from vqlabel.codecs.layout import SCALE, Layout, PriorShape
 from vqlabel.creation import CHUNK_BYTES
 from vqlabel.format import CHUNK_CRCS, CODES, CRCS, FORMAT_VERSION, build_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from vqlabel.budget_ask import Ask, Store
+from vqlabel.budget.ask import Ask, Store
 
 # Bytes that torch.save adds to the tensors of one file, by what is stored of a view; SRe2L's are those of "cutmix".
 # Taken from torch 2.13 and short names: a file's name is in it for each tensor, and may add some hundred.

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from vqlabel.budget import DATA_SETS, METHODS, Budget, budget
-from vqlabel.budget_ask import DataSet
+from vqlabel.budget.ask import DataSet
 
 OPTIONS = ("images", "epochs", "batch", "keep", "k", "bytes", "prior", "dtype", "block", "as_written")
 UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))

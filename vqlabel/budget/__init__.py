@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from vqlabel import budget_stores as stores
 from vqlabel.arguments import check_word
-from vqlabel.budget_ask import DATA_SETS, AnyDataSet, Ask, DataSet, Store
-from vqlabel.budget_file import label_file
+from vqlabel.budget import stores
+from vqlabel.budget.ask import DATA_SETS, AnyDataSet, Ask, DataSet, Store
+from vqlabel.budget.file import label_file
 
 __all__ = ["DATA_SETS", "METHODS", "PARTS", "Budget", "DataSet", "budget"]
 
@@ -88,7 +88,7 @@ class Budget:
 def budget(method: str, dataset: AnyDataSet, ipc: int | None = None, **options: Any) -> Budget:
     """Bytes that a method takes for a data set, a name of `DATA_SETS` or one of your own.
 
-    options are the fields of vqlabel.budget_ask.Ask: epochs, batch, keep, k, bytes, prior, dtype, block; and images,
+    options are the fields of vqlabel.budget.ask.Ask: epochs, batch, keep, k, bytes, prior, dtype, block; and images,
     where they are not ipc for each class.
     """
     check_word("method", method, METHODS)

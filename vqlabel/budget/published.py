@@ -1,4 +1,4 @@
-"""Published sizes beside ours: `python -m vqlabel.budget_published docs/budget.md` writes the table of that page."""
+"""Published sizes beside ours: `python -m vqlabel.budget.published docs/budget.md` writes the table of that page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vqlabel.budget import PARTS, Budget, DataSet, budget
-from vqlabel.budget_ask import AnyDataSet
+from vqlabel.budget.ask import AnyDataSet
 
-BEGIN = "<!-- begin: made by `python -m vqlabel.budget_published docs/budget.md`; do not edit -->"
+BEGIN = "<!-- begin: made by `python -m vqlabel.budget.published docs/budget.md`; do not edit -->"
 END = "<!-- end -->"
 UNITS = {"GiB": 2**30, "TiB": 2**40, "GB": 10**9, "MB": 10**6}
 ALL = PARTS[1:]
