@@ -34,7 +34,7 @@ from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source, sources
 from examples.glyphs.retention_student import Soft
 from examples.glyphs.settings import Settings
-from vqlabel.schedules import GridAlignment
+from vqlabel.schedules import GridAlignment, SmoothAlignment
 
 TINY = Settings(classes=20, ipc=2, epochs=4, batch=20, teacher_steps=24)
 IMAGES, ROWS = 40, 160
@@ -348,8 +348,21 @@ def test_parts_share_the_sources_out() -> None:
     assert sum("hard" in name for name in whole) == 1
 
 
+def test_smooth_alignment_moves_with_every_batch(labels: rate_measure.Labels) -> None:
+    source = Source("lpqld", k=5, schedule="step", alignment="smooth")
+    stored, images = made(source, labels), np.arange(20)
+    soft, kl, align = Soft(source, stored, TINY, 20.0), torch.nn.functional.kl_div, SmoothAlignment()
+    assert stored.logits is not None
+    found, wanted = labels.logits[:20].float() / 50, (stored.logits[:20].float() / 14).softmax(1)
+    for _ in range(3):
+        expected = kl((found / align.temperature).log_softmax(1), wanted, reduction="batchmean")
+        torch.testing.assert_close(soft(found, TINY.distilled_recipe.parameters(0, images), 0), expected)
+        align.update(found, wanted)
+    assert align.temperature < 0.9
+
+
 def test_moving_temperatures_follow_the_epoch_and_the_last_batch(labels: rate_measure.Labels) -> None:
-    source = Source("lpqld", k=5, schedule="step", calibrated=True)
+    source = Source("lpqld", k=5, schedule="step", alignment="grid")
     stored, images = made(source, labels), np.arange(20)
     assert stored.logits is not None
     soft, kl = Soft(source, stored, TINY, 20.0), torch.nn.functional.kl_div

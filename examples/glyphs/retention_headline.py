@@ -14,7 +14,7 @@ BEGIN = f"<!-- begin: made by `{COMMAND} table` from examples/glyphs/results/ret
 SHOWN = [
     Source("hard"), Source("fp16"), Source("teacher"), *(Source("vq", "replay", size) for size in (16, 8, 4, 2)),
     Source("vq", "replay", 8, keep=10), Source("vq", "image", 2), Source("vq", "image", 0),
-    Source("lpqld", k=50, keep=10, schedule="step", calibrated=True), Source("lpld", keep=10),
+    Source("lpqld", k=50, keep=10, schedule="step", alignment="grid"), Source("lpld", keep=10),
     Source("faiss", index="OPQ8_64,PQ8x8"), Source("vqae", bytes=8), Source("tinyvit", k=100),
 ]  # fmt: skip
 

@@ -33,7 +33,7 @@ class Source:
     age: float = 1.0  # of the teacher
     index: str = ""  # name of a faiss index
     schedule: str = "constant"  # of the temperature; "step" is LPQLD's
-    calibrated: bool = False  # whether the student's temperature follows LPQLD's rule
+    alignment: str = "none"  # of the student's temperature; "grid" is LPQLD's, "smooth" ours
 
     @property
     def name(self) -> str:
@@ -45,7 +45,8 @@ class Source:
             "faiss": f"faiss {self.index}",
         }  # fmt: skip
         extra = [f"pruned {self.keep}x"] * (self.keep > 1) + ["DKR"] * (self.schedule != "constant")
-        return " + ".join([words.get(self.scheme, self.scheme), *extra, *["CA"] * self.calibrated])
+        extra += {"none": [], "grid": ["CA"], "smooth": ["smooth CA"]}[self.alignment]
+        return " + ".join([words.get(self.scheme, self.scheme), *extra])
 
     @property
     def form(self) -> str:
@@ -75,7 +76,8 @@ def sources() -> Iterator[Source]:
     yield from (Source("vq", "classes", 8, keep=keep) for keep in (10, 3))
     yield from (Source("vq", prior, size, keep=10) for prior, size in (("classes", 4), ("none", 8), ("replay", 4)))
     yield Source("vq", "replay", 8, keep=30)  # one epoch of labels, all the time
-    yield Source("vq", "replay", 8, keep=10, schedule="step", calibrated=True)
+    for alignment in ("grid", "smooth", "none"):
+        yield Source("vq", "replay", 8, keep=10, schedule="step", alignment=alignment)
 
 
 def _rivals() -> Iterator[Source]:
@@ -88,4 +90,5 @@ def _rivals() -> Iterator[Source]:
     yield from (Source("vqae", bytes=size) for size in VQAE_RATES)
     yield from (Source("tinyvit", k=k) for k in KEPT)
     yield from (Source("lpqld", k=k, keep=10, schedule="step") for k in KEPT)
-    yield from (Source("lpqld", k=k, keep=10, schedule="step", calibrated=True) for k in KEPT)
+    yield from (Source("lpqld", k=k, keep=10, schedule="step", alignment="grid") for k in KEPT)
+    yield Source("lpqld", k=50, keep=10, schedule="step", alignment="smooth")

@@ -12,7 +12,13 @@ from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 from vqlabel.replay import Parameters
-from vqlabel.schedules import ConstantTemperature, GridAlignment, StepTemperature, TemperatureSchedule
+from vqlabel.schedules import (
+    ConstantTemperature,
+    GridAlignment,
+    SmoothAlignment,
+    StepTemperature,
+    TemperatureSchedule,
+)
 
 
 def lesson(source: Source, stored: Stored, settings: Settings, temperature: float) -> student.Source:
@@ -32,7 +38,12 @@ class Soft:
         self._schedule: TemperatureSchedule = ConstantTemperature(temperature)
         if source.schedule == "step":  # in 300 epochs every 30 of them
             self._schedule = StepTemperature(20, 0.7, every=max(1, settings.epochs // 10), floor=2)
-        self._align = GridAlignment() if source.calibrated else None
+        kinds: dict[str, GridAlignment | SmoothAlignment | None] = {
+            "none": None,
+            "grid": GridAlignment(),
+            "smooth": SmoothAlignment(),
+        }
+        self._align = kinds[source.alignment]
         self._last: tuple[int, torch.Tensor, torch.Tensor] | None = None  # what the last batch of an epoch said
 
     def __call__(self, found: torch.Tensor, parameters: Parameters, epoch: int) -> torch.Tensor:
@@ -44,6 +55,10 @@ class Soft:
 
     def _aligned(self, epoch: int, found: torch.Tensor, wanted: torch.Tensor) -> float:
         assert self._align is not None
+        if isinstance(self._align, SmoothAlignment):  # moves with every batch, and is used for the next
+            now = self._align.temperature
+            self._align.update(found, wanted)
+            return now
         if self._last is not None and self._last[0] != epoch:
             self._align.update(*self._last[1:])
         self._last = epoch, found, wanted
