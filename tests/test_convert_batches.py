@@ -21,7 +21,8 @@ from vqlabel.convert.order import listed_order
 from vqlabel.convert.scan import _pixels
 from vqlabel.data import DistilledDataset, ReplaySampler, collate
 from vqlabel.replay import CUTMIX, MIXUP, Parameters
-from vqlabel.stored import CUTOUTS, ROWS, StoredViews, ViewLayout
+from vqlabel.stored import CUTOUTS, ROWS, StoredViews
+from vqlabel.view_layout import ViewLayout
 
 
 def opened(path: Path, tmp_path: Path, **told: Any) -> Imported:

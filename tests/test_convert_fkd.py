@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vqlabel import LabelDecoder
 from vqlabel.cli import main
 from vqlabel.convert import Imported, Options, detect, fkd_spool, open_foreign
-from vqlabel.stored import StoredViews, ViewLayout
+from vqlabel.stored import StoredViews
+from vqlabel.view_layout import ViewLayout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 C = 12

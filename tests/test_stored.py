@@ -18,7 +18,8 @@ from vqlabel.errors import Corrupt
 from vqlabel.fields import bits_for, pack, record_bytes, unpack
 from vqlabel.replay import CUTMIX, MIXUP, NO_MIX
 from vqlabel.side import SideInformation
-from vqlabel.stored import BOXES, LAMBDAS, ROWS, StoredViews, ViewLayout
+from vqlabel.stored import BOXES, LAMBDAS, ROWS, StoredViews
+from vqlabel.view_layout import ViewLayout
 
 FIELDS: dict[str, Any] = {
     "images": 6,

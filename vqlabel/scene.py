@@ -12,7 +12,8 @@ from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation, Views
-from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, SEEDS, StoredViews, ViewLayout
+from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, SEEDS, StoredViews
+from vqlabel.view_layout import ViewLayout
 
 CLASSES = "images.class"
 OURS = ("codec", "classes", "temperatures", "measured", "format", "format_version")  # metadata that is not the user's

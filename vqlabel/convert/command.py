@@ -24,8 +24,9 @@ from vqlabel.gaps import FEATURE, MISSING, bitmap
 from vqlabel.scene import CLASSES
 from vqlabel.side import SideInformation
 from vqlabel.sources import SparseSource
-from vqlabel.stored import StoredViews, ViewLayout
+from vqlabel.stored import StoredViews
 from vqlabel.terminal import one_line, say
+from vqlabel.view_layout import ViewLayout
 
 
 def convert(options: argparse.Namespace) -> int:

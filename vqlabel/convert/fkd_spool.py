@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vqlabel.convert.fkd_files import Crops, Kind
 from vqlabel.convert.imported import Options
 from vqlabel.convert.spooled import let_go
-from vqlabel.stored import ViewLayout
+from vqlabel.view_layout import ViewLayout
 
 BLOCK_BYTES = 2**25  # of crops that are kept in memory until they are put down
 

@@ -16,7 +16,8 @@ from vqlabel.convert.batches import Batches, BatchSource, SparseBatchSource
 from vqlabel.convert.imported import Imported, Options, check_faults
 from vqlabel.convert.torch_files import UnreadableFile
 from vqlabel.progress import bar
-from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, ViewLayout
+from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS
+from vqlabel.view_layout import ViewLayout
 
 
 def imported_batches(kind: str, batches: Batches, options: Options, faults: list[str]) -> Imported:
