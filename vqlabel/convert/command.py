@@ -45,6 +45,9 @@ def convert(options: argparse.Namespace) -> int:
                 forget(options.out)
                 _say_what_was_found(found)
             report(options.out, here)
+            if here.rank == 0:
+                times = found.labels_bytes / os.path.getsize(options.out)
+                print(f"  times smaller than the {found.labels_bytes:,} bytes of {one_line(options.set)}: {times:,.1f}")
         return check(found, options.out) if options.check and here.rank == 0 else 0
 
 
@@ -94,6 +97,8 @@ def _write(options: argparse.Namespace, found: Imported, tables: dict[str, NDArr
         tensors[MISSING], metadata["requires"] = bitmap(found.missing), [FEATURE]
         found.source.missing = found.missing
     encoder = _encoder(options, found, _side(tensors, found))
+    if encoder.codec is found.codec and not found.exact:
+        say("the set has finer numbers than are kept of it; --check says what that changes")
     if encoder.side is not None:
         tensors.pop(CLASSES)  # the encoder writes it
     encoder.encode(found.source, options.out, metadata=metadata, tensors=tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,13 @@ def imported_batches(kind: str, batches: Batches, options: Options, faults: list
     """A set of batches, once all its files were looked into; those that cannot be read are taken out of it."""
     example = _example(batches)
     layout = _layout(batches, example, options)
-    tensors = _Columns(batches, layout, example, options).fill(faults)
+    columns = _Columns(batches, layout, example, options)
+    columns.fill(faults)
     check_faults(faults, options.keep_going)
     missing = batches.missing()
     source, codec = _labels(batches, example, options)
-    found = Imported(kind, source, batches.images, codec, tensors=tensors, faults=faults)
-    found.metadata = {"replay": {"stored": layout.to_json()}}
+    found = Imported(kind, source, batches.images, codec, tensors=columns.tensors, faults=faults)
+    found.metadata, found.labels_bytes = {"replay": {"stored": layout.to_json()}}, columns.bytes
     found.missing = missing if missing.any() else None
     return found
 
@@ -93,6 +95,7 @@ class _Columns:
 
     def __init__(self, batches: Batches, layout: ViewLayout, example: BatchFile, options: Options) -> None:
         self._batches, self._layout, self._example = batches, layout, example
+        self.bytes = 0  # of all files that could be read
         rows, mixes = batches.epochs * batches.images, batches.epochs * layout.batches
         self.tensors = {ROWS: options.spool("rows", (rows, layout.row_bytes), np.uint8)}
         if layout.mix == "cutmix":
@@ -102,7 +105,7 @@ class _Columns:
         if example.cutouts is not None:
             self.tensors[CUTOUTS] = options.spool("cutouts", (rows, example.cutouts.shape[1]), np.float32)
 
-    def fill(self, faults: list[str]) -> dict[str, NDArray[Any]]:
+    def fill(self, faults: list[str]) -> None:
         """Look into every file; those that are not as they should be are named, and read no more."""
         images = self._batches.images
         with bar("looking into files", sum(1 for _ in self._batches.files()), shown=True) as advance:
@@ -115,6 +118,7 @@ class _Columns:
                         found = read_batch(path)
                         self._add(views, epoch, number, found)
                         self._batches.labels_at[path] = label_places(path, found)
+                        self.bytes += os.path.getsize(path)
                     except (UnreadableFile, FileNotFoundError) as error:
                         why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
                         faults.append(f"{path}: {why}")
@@ -124,7 +128,6 @@ class _Columns:
                 partners = views.partners if self._layout.mix != "none" else None
                 packed = self._layout.pack(views.places, views.crops, flips, partners)
                 self.tensors[ROWS][epoch * images : (epoch + 1) * images] = packed
-        return self.tensors
 
     def _empty(self) -> _Epoch:
         images = self._batches.images
