@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SUITE ?= tests
 
-.PHONY: demo test lint format bench bench-gpu asan golden clean
+.PHONY: demo test lint format docs bench bench-gpu asan golden clean
 
 # Labels of a teacher in a small file, and the students that learn from them: a minute or two, nothing downloaded.
 demo: $(READY)
@@ -24,6 +24,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp tests/*.cpp benchmarks/*.c
+
+# The reference of the public names, from their docstrings.
+docs: $(READY)
+	$(BIN)/python docs/make_api.py
 
 # Runs all benchmarks, keeps the figures as dated JSON and makes the table of benchmarks/README.md from them.
 bench: $(READY)

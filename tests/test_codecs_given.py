@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from numpy.typing import NDArray
 
 from vqlabel import LabelDecoder, LabelEncoder
@@ -18,6 +19,12 @@ from vqlabel.sources import SparseSource
 
 def logits(rows: int, classes: int, scale: float = 3.0) -> torch.Tensor:
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(0)) * scale + 5
+
+
+def test_the_bytes_of_probabilities_are_these_for_ever() -> None:
+    rows = TopK(5, 2, tail="uniform", values="P16").encode(torch.tensor([[0.0, 3.0, -1.0, 2.0, 1.0]]))
+    assert rows.tobytes().hex() == "17397e3319"
+    assert "`1739 7e33 19`" in (ROOT / "CODECS.md").read_text()
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("F16", torch.float16), ("F32", torch.float32)])

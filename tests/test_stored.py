@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,3 +195,20 @@ def test_a_partner_that_is_no_image_is_corrupt(tmp_path: Path) -> None:
     damaged = {**tensors, ROWS: pack(fields, layout.widths)}
     with pytest.raises(Corrupt, match="row 1 is mixed with image 7, but there are 6"):
         StoredViews(layout, damaged.__getitem__).parameters(0, [1])
+
+
+def test_the_golden_file_of_an_imported_set_means_what_it_meant() -> None:
+    decoder = LabelDecoder(GOLDEN / "v1_imported.safetensors")
+    assert np.flatnonzero(decoder.file.missing(np.arange(6))).tolist() == [5]
+    assert decoder([3, 0], output="logits").tolist() == [[4, -4], [2, 1]]
+    views = decoder.recipe
+    assert isinstance(views, StoredViews)
+    found = views.parameters([0, 0, 0, 1, 1], [0, 1, 2, 0, 1])
+    assert found.crops.tolist() == [[0, 0, 8, 6], [0, 0, 2, 2], [5, 0, 3, 1], [0, 0, 1, 3], [0, 0, 8, 6]]
+    assert found.flips.tolist() == [False, True, True, False, True]
+    assert found.partners.tolist() == [2, -1, -1, -1, 2]  # its own, in an empty box, its own
+    assert found.cuts.tolist() == [[0, 0, 8, 4], [0] * 4, [0] * 4, [0] * 4, [1, 2, 3, 4]]
+    assert found.partner_crops[0].tolist() == [5, 0, 3, 1]
+    assert views.order(0).tolist() == [1, 0, 2]
+    names = bytes(decoder.file.tensor("images.name")).decode().split("\n")
+    assert names == ["b/x.png", "a/y.png", "b/z.png"]

@@ -145,7 +145,12 @@ def _top1(student: Normalised, folder: Folder) -> float:
 def _sizes(decoder: LabelDecoder) -> tuple[int, int]:
     """Sides of a source image and of a view."""
     recipe = decoder.recipe
-    return (recipe.height or recipe.size, recipe.size) if recipe else (224, 224)
+    if recipe is not None and not recipe.height:
+        raise ValueError(
+            f"{decoder.file.path} stores crops as parts of images of many sizes, but images are cut to one size here: "
+            "make the views in a data set of your own, and add labels with decoder.collate"
+        )
+    return (recipe.height, recipe.size) if recipe else (224, 224)
 
 
 def _schedule(options: argparse.Namespace) -> TemperatureSchedule:

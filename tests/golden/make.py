@@ -14,6 +14,21 @@ from vqlabel import LabelFile
 FOLDER = Path(__file__).parent
 MAKER = {"created_by": "vqlabel 0.1.0"}
 
+# Stored views of three images of 8 x 6 pixels, in two epochs: place, rows and columns of the crop, flip, partner.
+VIEWS = [(1, 35, 20, 0, 2), (0, 8, 6, 1, 1), (2, 20, 0, 1, 0), (2, 0, 11, 0, 0), (0, 35, 20, 1, 2), (0, 0, 0, 0, 0)]
+RECORDS = [place | y << 2 | x << 8 | flip << 13 | partner << 14 for place, y, x, flip, partner in VIEWS]
+STORED = {
+    "images": 3,
+    "height": 8,
+    "width": 6,
+    "size": 8,
+    "crops": "pixels",
+    "flips": True,
+    "mix": "cutmix",
+    "batch": 2,
+    "ordered": True,
+}
+
 # Every array is written out or counted, never drawn: the files must not depend on a generator.
 GOLDEN: dict[str, dict[str, Any]] = {
     # the worked example of FORMAT.md
@@ -49,6 +64,26 @@ GOLDEN: dict[str, dict[str, Any]] = {
     "v1_zero_row_bytes": {
         "rows": np.zeros((1000, 0), np.uint8),
         "metadata": {"codec": {"id": "vq", "G": 0, "nbits": 8}},
+    },
+    # labels of somebody else's set: a row is missing, and views are stored
+    "v1_imported": {
+        "rows": np.array([[2, 1], [-1, 0.5], [0, 3], [4, -4], [1, 1.5], [0, 0]], "<f2").view(np.uint8),
+        "tensors": {
+            "rows.missing": np.uint8([0b100000]),
+            "views.rows": np.array(RECORDS, "<u2").view(np.uint8).reshape(6, 2),
+            "views.boxes": np.array([[0, 0, 8, 4], [2, 3, 0, 5], [1, 2, 3, 4], [0, 0, 0, 0]], "<u2"),
+            "views.lambdas": np.array([0.5, 1, 0.8, 1], "<f8"),
+            "images.class": np.array([1, 0, 1], "<u2"),
+            "images.name": np.frombuffer(b"b/x.png\na/y.png\nb/z.png", np.uint8),
+        },
+        "metadata": {
+            "codec": {"id": "raw", "dtype": "F16"},
+            "requires": ["gaps"],
+            "classes": 2,
+            "epochs": 2,
+            "images": 3,
+            "replay": {"stored": STORED},
+        },
     },
     "v1_zero_rows": {
         "rows": np.zeros((0, 4), np.uint8),

@@ -15,7 +15,6 @@ from vqlabel.terminal import one_line
 
 AT_ONCE = 2**22  # logits
 TEMPERATURES = (1.0, 4.0, 20.0)
-ALIKE = 1e-2  # the mean KL at T = 1 up to which nobody would call the labels others
 
 
 def check(found: Imported, path: str) -> int:
