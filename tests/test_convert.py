@@ -88,6 +88,22 @@ def test_a_prior_looks_at_the_views_that_the_set_stored(prior: str, sre2l: Path,
     assert names[:2] == ["class0/000.jpg", "class0/010.jpg"]
 
 
+def test_labels_that_are_not_of_these_images_look_like_chance(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = write_sre2l(tmp_path / "set", images=40, batch=16, epochs=1, mix=None)
+    for number, ids in enumerate(order[0]):  # a teacher that is right
+        path = tmp_path / "set" / "epoch_0" / f"batch_{number}.tar"
+        items = torch.load(path, weights_only=False)
+        items[5] = torch.nn.functional.one_hot(torch.tensor(ids) // 4, 10).half() * 9
+        torch.save(items, path)
+    told = (tmp_path / "set", "--size", 32, "--images", images)
+    assert run(*told[:1], tmp_path / "a.safetensors", *told[1:]) == 0
+    assert "of the image or of its partner in 100% of the labels looked at\n" in capsys.readouterr().err
+    assert run(*told[:1], tmp_path / "b.safetensors", *told[1:], "--seed-of-order", 43) == 0
+    assert "so few look like chance. Are these the images, in this order" in capsys.readouterr().err
+
+
 def test_an_interrupted_conversion_goes_on_and_gives_the_same_bytes(
     sre2l: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

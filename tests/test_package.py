@@ -167,7 +167,7 @@ LAYERS = [
     ("convert.distillkit_files",),
     ("convert.distillkit_records",),
     ("convert.distillkit",),
-    ("convert", "convert.check"),
+    ("convert", "convert.agreement", "convert.check"),
     ("convert.command",),
     ("card",),
     ("hub",),

@@ -15,6 +15,7 @@ from vqlabel.codecs.raw import Int8, Raw
 from vqlabel.codecs.topk import TopK
 from vqlabel.commands import FIT_OPTIONS, fitted, ranks, report
 from vqlabel.convert import open_foreign
+from vqlabel.convert.agreement import agreement, in_words
 from vqlabel.convert.check import check
 from vqlabel.convert.folder import image_tables
 from vqlabel.convert.imported import Imported, Options
@@ -96,7 +97,10 @@ def _write(options: argparse.Namespace, found: Imported, tables: dict[str, NDArr
     if found.missing is not None:
         tensors[MISSING], metadata["requires"] = bitmap(found.missing), [FEATURE]
         found.source.missing = found.missing
-    encoder = _encoder(options, found, _side(tensors, found))
+    side = _side(tensors, found)
+    if side is not None and (side.recipe is None or side.recipe.height):
+        say(in_words(agreement(found, side), found.source.classes))
+    encoder = _encoder(options, found, side)
     if encoder.codec is found.codec and not found.exact:
         say("the set has finer numbers than are kept of it; --check says what that changes")
     if encoder.side is not None:
