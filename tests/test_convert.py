@@ -54,7 +54,7 @@ def test_labels_stay_as_they_are_unless_a_codec_is_named(
     assert (file.metadata["images"], file.metadata["epochs"], file.metadata["teacher"]) == (40, 8, "resnet18")
     assert file.metadata["x.converted_from"] == "sre2l"
     assert file.verify()
-    assert not list(tmp_path.glob(".converting*"))
+    assert not list(tmp_path.glob(".*converting*"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_any_codec_can_be_asked_for(
 ) -> None:
     assert run(sre2l, tmp_path / "a.safetensors", "--size", 32, "--check", *options) == 0
     assert LabelFile(tmp_path / "a.safetensors").metadata["codec"]["id"] == codec
-    assert "0 of 320 labels are the same to the last bit; mean KL" in capsys.readouterr().out
+    words = "the file drops classes that the set gives a probability" if codec == "topk" else "mean KL"
+    assert f"0 of 320 labels are the same to the last bit; {words}" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.fit"))
 
 
@@ -202,3 +203,128 @@ def test_labels_that_leave_classes_out_are_stored_as_topk_only(
 def test_programs_can_open_a_set_too(sre2l: Path, tmp_path: Path) -> None:
     found = open_foreign(str(sre2l), Options(str(tmp_path), size=32))
     assert (found.kind, found.source.classes, len(found.source)) == ("sre2l", 10, 320)
+
+
+def test_a_check_of_labels_that_were_changed_ends_with_an_error(
+    sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    assert run(sre2l, out, "--size", 32) == 0
+    path = sre2l / "epoch_2" / "batch_0.tar"
+    items = torch.load(path, weights_only=False)
+    items[5][3, 4] += 1
+    torch.save(items, path)
+    assert run(sre2l, out, "--size", 32, "--check") == 1
+    said = capsys.readouterr().out
+    assert "319 of 320 labels are the same" in said
+    assert "it should hold the labels of the set to the last bit" in said
+
+
+def test_a_sparse_set_keeps_its_tail_whatever_k_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fkd(tmp_path / "set")
+    for name, options in (("a", ()), ("b", ("--codec", "topk")), ("c", ("--codec", "topk", "--k", 2))):
+        assert run(tmp_path / "set", tmp_path / f"{name}.safetensors", "--classes", 5, *options) == 0
+        codec = LabelFile(tmp_path / f"{name}.safetensors").metadata["codec"]
+        assert (codec["tail"], codec["values"]) == ("uniform", "P16")
+    assert run(tmp_path / "set", tmp_path / "a.safetensors", "--classes", 5, "--tail", "drop", "--check") == 1
+    assert "its tail is uniform, that of the set drop" in capsys.readouterr().out
+
+
+def test_codes_of_a_sparse_set_are_judged_by_all_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fkd(tmp_path / "set")
+    options = ("--classes", 5, "--codec", "int8", "--check")
+    assert run(tmp_path / "set", tmp_path / "a.safetensors", *options) == 0
+    said = capsys.readouterr().out
+    assert "0 of 12 labels are the same to the last bit; mean KL" in said
+    assert float(said.split("mean KL ")[1].split()[0]) < 1e-4
+
+
+def test_a_folder_of_other_images_is_told_from_those_of_the_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fkd(tmp_path / "set")
+    for name in ("c0/a.JPEG", "c0/b.JPEG", "c1/a.JPEG"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"")
+    options = (tmp_path / "set", tmp_path / "a.safetensors", "--classes", 5, "--images", tmp_path / "images")
+    assert run(*options) == 0
+    (tmp_path / "a.safetensors").unlink()
+    (tmp_path / "images" / "c0" / "b.JPEG").rename(tmp_path / "images" / "c0" / "c.JPEG")
+    assert run(*options) == 1
+    assert "image 1 of the labels is 'b', but of --images 'c': these are other images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codec", [(), ("--codec", "topk"), ("--bytes", 2, *QUICK)])
+def test_rows_without_a_label_are_rows_of_zeros(codec: tuple[Any, ...], sre2l: Path, tmp_path: Path) -> None:
+    (sre2l / "epoch_3" / "batch_1.tar").unlink()
+    out = tmp_path / "a.safetensors"
+    assert run(sre2l, out, "--size", 32, "--keep-going", *codec) == 0
+    file = LabelFile(out)
+    gone = file.missing(np.arange(320))
+    content = np.fromfile(out, np.uint8)[file.header.tensors["codes"].offset :].reshape(320, file.row_bytes)
+    assert gone.sum() == 16
+    assert (content[gone] == 0).all()
+    assert (content[~gone] != 0).any(1).mean() > 0.9
+
+
+def test_a_label_that_cannot_be_is_named_with_its_file_or_passed_over(
+    sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sre2l / "epoch_2" / "batch_1.tar"
+    items = torch.load(path, weights_only=False)
+    items[5][3, 4] = torch.inf
+    torch.save(items, path)
+    assert run(sre2l, tmp_path / "a.safetensors", "--size", 32) == 1
+    assert "epoch_2/batch_1.tar: its row 3 has a logit that is not finite: make it again, or" in capsys.readouterr().err
+    assert run(sre2l, tmp_path / "b.safetensors", "--size", 32, "--keep-going") == 0
+    assert "16 of 320 rows have no label" in capsys.readouterr().err
+
+
+def test_what_a_list_of_images_names_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sre2l(tmp_path / "set", images=40, batch=16, epochs=3, listed=True)
+    shutil.rmtree(tmp_path / "set" / "epoch_2")
+    for epoch in range(2):
+        (tmp_path / "set" / f"epoch_{epoch}" / "batch_2.tar").unlink()
+    assert run(tmp_path / "set", tmp_path / "a.safetensors", "--size", 32) == 1
+    said = capsys.readouterr().err
+    for words in ("epoch_0/batch_2.tar: it is not there", "epoch_2: not one file of this epoch is there"):
+        assert words in said
+    assert run(tmp_path / "set", tmp_path / "a.safetensors", "--size", 32, "--keep-going") == 0
+    assert len(LabelFile(tmp_path / "a.safetensors")) == 120
+
+
+def test_a_size_that_nobody_said_is_doubted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sre2l(tmp_path / "set", images=160, batch=4, epochs=1, side=32)  # 32 divides 224
+    assert run(tmp_path / "set", tmp_path / "a.safetensors") == 1
+    said = capsys.readouterr().err
+    assert "taking views to be 224 x 224 pixels" in said
+    assert "its boxes reach no further than 32 pixels, so its views are smaller: say --size" in said
+
+
+def test_another_order_is_another_fit(sre2l: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, asked = tmp_path / "a.safetensors", []
+
+    def stops(out: str, words: dict[str, Any], *rest: Any) -> Any:
+        asked.append(words)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("vqlabel.convert.command.fitted_once", stops)
+    for options in ((), ("--seed-of-order", 7), ("--keep-going",), ("--teacher", "x")):
+        assert run(sre2l, out, "--size", 32, "--bytes", 2, *QUICK, *options) == 1
+    assert asked[0] != asked[1]
+    assert asked[0] != asked[2]
+    assert asked[0] == asked[3]
+
+
+def fkd(folder: Path) -> None:
+    """Four crops of three images, two of five classes told."""
+    rng = np.random.default_rng(0)
+    for name in ("c0/a", "c0/b", "c1/a"):
+        ids = np.stack([rng.permutation(5)[:2] for _ in range(4)])
+        values = rng.random((4, 2)) * 0.4
+        coords = np.tile(np.float32([0, 0, 0.5, 1]), (4, 1))
+        path = folder / "train" / f"{name}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([coords, np.zeros(4, bool), np.stack([ids, values], 1).astype(np.float16)], path)

@@ -18,7 +18,7 @@ from vqlabel import LabelDecoder
 from vqlabel.cli import main
 from vqlabel.convert import Imported, Options, detect, open_foreign
 from vqlabel.convert.order import listed_order
-from vqlabel.convert.scan import _pixels
+from vqlabel.convert.view_columns import pixels_of
 from vqlabel.data import DistilledDataset, ReplaySampler, collate
 from vqlabel.replay import CUTMIX, MIXUP, Parameters
 from vqlabel.stored import CUTOUTS, ROWS, StoredViews
@@ -77,7 +77,7 @@ def test_a_hundred_thousand_crops_are_cut_out_where_pillow_cuts() -> None:
         boxes = crops(rng, 25_000, side, side)
         fractions = torch.tensor((boxes / side).tolist(), dtype=torch.float32)
         fractions = fractions.half() if half else fractions
-        pixels = _pixels(fractions, side, side)
+        pixels = pixels_of(fractions, side, side)
         theirs = [pillow_box([part * side for part in row]) for row in fractions.double().tolist()]
         assert pixels is not None
         assert (pixels == np.array(theirs)).all()

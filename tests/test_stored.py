@@ -188,13 +188,35 @@ def test_a_file_whose_views_do_not_fit_is_corrupt(tmp_path: Path, change: dict[s
         _ = decoder.recipe
 
 
-def test_a_partner_that_is_no_image_is_corrupt(tmp_path: Path) -> None:
-    layout, tensors = mixed("cutmix")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("partner", "row 1 is mixed with an image beyond 6"),
+        ("place", "row 1 has a place in its epoch beyond 6 images"),
+        ("box", "row 1 shows its partner outside of 16 pixels"),
+        ("share", "row 1 has a share that is not 0 to 1"),
+    ],
+)
+def test_views_that_cannot_be_are_corrupt(change: str, words: str) -> None:
+    layout, tensors = mixed("mixup" if change == "share" else "cutmix")
     fields = unpack(tensors[ROWS], layout.widths)
-    fields[-1][1] = 7
-    damaged = {**tensors, ROWS: pack(fields, layout.widths)}
-    with pytest.raises(Corrupt, match="row 1 is mixed with image 7, but there are 6"):
-        StoredViews(layout, damaged.__getitem__).parameters(0, [1])
+    if change in ("partner", "place"):
+        fields[-1 if change == "partner" else 0][1] = 7
+    tensors[ROWS] = pack(fields, layout.widths)
+    if change == "box":
+        tensors[BOXES][0] = 1, 10, 8, 7
+    if change == "share":
+        tensors[LAMBDAS][0] = np.nan
+    with pytest.raises(Corrupt, match=words):
+        StoredViews(layout, tensors.__getitem__).parameters(0, [1])
+
+
+@pytest.mark.parametrize("crop", [[np.nan, 0, 1, 1], [0.6, 0, 0.5, 1], [0, -0.1, 1, 1]])
+def test_a_fraction_that_is_no_crop_is_corrupt(crop: list[float]) -> None:
+    layout = ViewLayout(images=1, height=20, width=20, size=16, crops="F32")
+    records = layout.pack(np.zeros(1, int), np.array([crop], np.float32), None, None)
+    with pytest.raises(Corrupt, match="row 0 has a crop that does not lie in its image"):
+        StoredViews(layout, {ROWS: records}.__getitem__).parameters(0, [0])
 
 
 def test_the_golden_file_of_an_imported_set_means_what_it_meant() -> None:

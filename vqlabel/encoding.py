@@ -117,6 +117,12 @@ class Blocks:
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """Packed rows [n, row_bytes] of a block."""
         rows = self.rows(index)
+        packed = self._encoded(rows)
+        if self._source.missing is not None:
+            packed[self._source.missing[rows.start : rows.stop]] = 0
+        return packed
+
+    def _encoded(self, rows: range) -> NDArray[np.uint8]:
         if self._codec.row_bytes == 0:  # each label comes from its prior: the logits say nothing more
             return np.empty((len(rows), 0), np.uint8)
         if isinstance(self._source, SparseSource) and isinstance(self._codec, TopK) and self._codec.takes(self._source):

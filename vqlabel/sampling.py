@@ -52,8 +52,7 @@ def draw(
         why = "what fits into 1 GiB" if room < min(count, rows + held_out) else f"of {count:,}"
         say(f"fitting on {fitted:,} rows and holding out {held:,}, {why}")
     chosen = np.random.default_rng(seed).choice(count, fitted + held, replace=False)
-    if source.missing is not None:
-        chosen = np.flatnonzero(~source.missing)[chosen]
+    chosen = present(source.missing, chosen)
     ranks = Ranks.here()
     own = np.concatenate([chosen[:fitted][ranks.own(fitted)], chosen[fitted:][ranks.own(held)]])
     logits, split = read_rows(source, own), len(ranks.own(fitted))
@@ -64,6 +63,22 @@ def draw(
         for part, total in zip(parts, (fitted, held), strict=True)
     ]
     return samples[0], samples[1]
+
+
+def present(missing: NDArray[np.bool_] | None, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that these numbers count, where rows that are missing do not count."""
+    if missing is None:
+        return numbers
+    starts = np.arange(0, len(missing), BLOCK)
+    there = np.add.reduceat(~missing, starts, dtype=np.int64) if len(starts) else np.zeros(0, np.int64)
+    before = np.cumsum(there) - there
+    blocks = np.searchsorted(before, numbers, side="right") - 1
+    found = np.empty_like(numbers)
+    for block in np.unique(blocks).tolist():
+        own = blocks == block
+        rows = np.flatnonzero(~missing[starts[block] : starts[block] + BLOCK])
+        found[own] = starts[block] + rows[numbers[own] - before[block]]
+    return found
 
 
 def _bytes_of_a_row(source: Source, side: SideInformation | None, tier: str) -> int:

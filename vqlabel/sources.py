@@ -72,9 +72,22 @@ class SparseSource(Source):
         super().__init__(rows, classes, torch.float32)
         self.k, self.tail, self.probabilities = k, tail, probabilities
 
-    def kept(self, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes int64 [n, k] of rows that follow each other, each once, and what is told of them, [n, k]."""
-        return self._sound(np.arange(rows.start, rows.stop))
+    @property
+    def tells_all(self) -> bool:
+        """Whether the probabilities of all classes follow from what is told."""
+        return self.probabilities and (self.tail == "uniform" or self.k == self.classes)
+
+    def kept(self, rows: range | NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classes int64 [n, k] of rows in rising order, each once, and what is told of them, [n, k]."""
+        return self._sound(np.arange(rows.start, rows.stop) if isinstance(rows, range) else rows)
+
+    def check_dense(self) -> None:
+        """ValueError where nobody knows the logits of all classes."""
+        if not self.tells_all:
+            raise ValueError(
+                f"these labels tell of {self.k} of {self.classes} classes, and nothing of the others: they can be "
+                "stored as topk only"
+            )
 
     @abstractmethod
     def _kept(self, indices: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]: ...
@@ -100,11 +113,7 @@ class SparseSource(Source):
 
     def _dense(self, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Logits [n, C]; ValueError where nobody knows those of the other classes."""
-        if self.tail == "drop" or not self.probabilities:
-            raise ValueError(
-                f"these labels tell of {self.k} of {self.classes} classes, and nothing of the others: they can be "
-                "stored as topk only"
-            )
+        self.check_dense()
         told = values.float()
         rest = (1 - told.sum(1, keepdim=True)).clamp(min=0) / max(self.classes - self.k, 1)
         return rest.log().clamp(min=LEAST).repeat(1, self.classes).scatter_(1, ids, told.log().clamp(min=LEAST))

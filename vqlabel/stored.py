@@ -21,6 +21,8 @@ from vqlabel.view_layout import FLOAT_BITS, ViewLayout, span
 ROWS, BOXES, LAMBDAS = "views.rows", "views.boxes", "views.lambdas"  # the tensors
 SEEDS, CUTOUTS = "views.seeds", "views.cutouts"  # what only the author's own code can replay
 
+SLACK = 2.0**-8  # what the end of a crop in fp16 may be off by
+
 Columns = Callable[[str], NDArray[Any]]  # a tensor by its name
 
 
@@ -99,10 +101,11 @@ class StoredViews:
             rest = rest[4:] if self.layout.crops in FLOAT_BITS else rest
         flips = rest.pop(0).astype(bool) if self.layout.flips else np.zeros(len(ids), bool)
         partners = rest.pop(0) if rest else None
-        if partners is not None and (partners >= self.images).any():
-            bad = int(np.flatnonzero(partners >= self.images)[0])
-            row = int(epochs[bad] * self.images + ids[bad])
-            raise Corrupt(f"row {row} is mixed with image {partners[bad]}, but there are {self.images}")
+        rows = epochs * self.images + ids
+        if self.layout.ordered:
+            _check(places < self.images, rows, f"has a place in its epoch beyond {self.images} images")
+        if partners is not None:
+            _check(partners < self.images, rows, f"is mixed with an image beyond {self.images}")
         return places, crops, flips, partners
 
     def _boxes(self, epochs: NDArray[Any], ids: NDArray[Any], sizes: ArrayLike | None) -> NDArray[np.int32]:
@@ -113,7 +116,10 @@ class StoredViews:
         if self.layout.crops == "none":
             whole = np.broadcast_to(extents, (len(ids), 2))
             return np.concatenate([np.zeros_like(whole), whole], axis=1).astype(np.int32)
-        start, extent = np.split(self.fractions(epochs, ids) * np.tile(extents, 2), 2, axis=1)
+        fractions = self.fractions(epochs, ids)
+        inside = (fractions >= 0).all(1) & (fractions[:, :2] + fractions[:, 2:] <= 1 + SLACK).all(1)
+        _check(inside, epochs * self.images + ids, "has a crop that does not lie in its image")
+        start, extent = np.split(fractions * np.tile(extents, 2), 2, axis=1)
         first = np.rint(start)
         return np.concatenate([first, np.rint(start + extent) - first], axis=1).astype(np.int32)
 
@@ -123,9 +129,18 @@ class StoredViews:
         cuts, shares = np.zeros((len(ids), 4), np.int32), np.ones(len(ids))
         if self.layout.mix == "cutmix":
             cuts = self._columns(BOXES)[batches].astype(np.int32)
+            inside = (cuts[:, :2] + cuts[:, 2:] <= self.size).all(1)
+            _check(inside, epochs * self.images + ids, f"shows its partner outside of {self.size} pixels")
             shares = 1 - cuts[:, 2] * cuts[:, 3] / self.size**2
         else:
             shares = self._columns(LAMBDAS)[batches]
+            _check((shares >= 0) & (shares <= 1), epochs * self.images + ids, "has a share that is not 0 to 1")
         changes = (partners != ids) & (shares < 1)
         kinds = np.where(changes, CUTMIX if self.layout.mix == "cutmix" else MIXUP, NO_MIX).astype(np.uint8)
         return kinds, np.where(changes, partners, -1), np.where(changes, shares, 1.0), cuts * changes[:, None]
+
+
+def _check(sound: Any, rows: NDArray[np.int64], words: str) -> None:
+    """Corrupt for the first of these rows that is not sound."""
+    if not sound.all():
+        raise Corrupt(f"row {int(rows[~sound][0])} {words}")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel.convert.batch_files import BatchFile, read_batch
+from vqlabel.convert.torch_files import UnreadableFile
 from vqlabel.sources import Source, SparseSource
 
 WINDOW_BYTES = 2**28  # of labels that are held at a time
@@ -62,6 +63,22 @@ class Batches:
         for epoch, number, _ in self.files():
             found[epoch, self.ids(epoch, number)] = False
         return found.ravel()
+
+
+def check_labels(labels: list[torch.Tensor], classes: int | None) -> None:
+    """UnreadableFile if logits [b, C], or values and classes [b, k], cannot be."""
+    if not labels[0].sum(dtype=torch.float32).isfinite() and not labels[0].isfinite().all():
+        row = int((~labels[0].isfinite().all(1)).nonzero()[0])
+        raise UnreadableFile(f"its row {row} has a logit that is not finite")
+    if len(labels) == 1 or classes is None:
+        return
+    ordered = labels[1].long().sort(dim=1).values
+    wrong = (ordered[:, 0] < 0) | (ordered[:, -1] >= classes) | (ordered[:, 1:] == ordered[:, :-1]).any(1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise UnreadableFile(
+            f"its row {row} tells of classes {ordered[row].tolist()!s:.80}, which are not different ones of {classes}"
+        )
 
 
 class _Rows:
@@ -146,8 +163,11 @@ class _Rows:
             inside = np.flatnonzero((ids >= first) & (ids < stop))
             if path is None or not len(inside):
                 continue
-            for target, part in zip(window, self._all(path, len(ids)), strict=True):
-                target.numpy()[ids[inside] - first] = part if len(inside) == len(ids) else part[inside]
+            few = 2 * len(inside) < len(ids)  # of an epoch in several windows
+            parts = self._some(path, inside) if few else (torch.from_numpy(part) for part in self._all(path, len(ids)))
+            for target, part in zip(window, parts, strict=True):
+                found = part.numpy()
+                target.numpy()[ids[inside] - first] = found if few or len(inside) == len(ids) else found[inside]
         self._held, self._window = (epoch, first), window
 
 

@@ -2,98 +2,140 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vqlabel.codecs.topk import DROPPED
 from vqlabel.convert.imported import Imported
+from vqlabel.convert.spooled import let_go
 from vqlabel.decoder import LabelDecoder
+from vqlabel.gaps import MISSING, bitmap
+from vqlabel.measure import kl
 from vqlabel.progress import bar
 from vqlabel.sources import SparseSource
 from vqlabel.terminal import one_line
 
 AT_ONCE = 2**22  # logits
+ROWS_AT_ONCE = 2**20  # of columns
 TEMPERATURES = (1.0, 4.0, 20.0)
 
 
 def check(found: Imported, path: str) -> int:
     """Print what differs between a foreign set and the label file made of it; 1 if they are not the same set."""
     decoder = LabelDecoder(path)
-    wrong = _differences(found, decoder)
+    wrong = list(_differences(found, decoder))
     if not wrong:
         tally = _Tally()
         rows, step = len(decoder), max(1, AT_ONCE // decoder.classes)
         with bar("comparing", rows, shown=True) as advance:
             for start in range(0, rows, step):
-                part = range(start, min(start + step, rows))
-                tally.add(*_both(found, decoder, part))
-                advance(len(part))
+                tally.add(found, decoder, range(start, min(start + step, rows)))
+                advance(min(step, rows - start))
         print(f"{one_line(path)}: {tally.words()}")
-        return 0
+        if found.exact and _codec_of_the_set(found, decoder) and not tally.all_same:
+            wrong = ["it should hold the labels of the set to the last bit"]
     for words in wrong:
         print(f"{one_line(path)}: {one_line(words)}")
-    return 1
+    return int(bool(wrong))
 
 
-def _differences(found: Imported, decoder: LabelDecoder) -> list[str]:
+def _differences(found: Imported, decoder: LabelDecoder) -> Iterator[str]:
     """In what the file is not of this set at all."""
     file, source = decoder.file, found.source
-    facts = (("rows", len(file), len(source)), ("classes", decoder.classes, source.classes))
-    wrong = [f"it has {there} {name}, the set {here}" for name, there, here in facts if there != here]
-    for name, tensor in found.tensors.items():
-        if name not in file.tensor_names or not np.array_equal(file.column(name), tensor):
-            wrong.append(f"tensor {name} is not what the set says")
-    gaps = np.zeros(len(source), bool) if found.missing is None else found.missing
-    if not wrong and (file.missing(np.arange(len(file))) != gaps).any():
-        wrong.append("its rows without a label are others than those of the set")
-    return wrong
+    for name, there, here in (("rows", len(file), len(source)), ("classes", decoder.classes, source.classes)):
+        if there != here:
+            yield f"it has {there} {name}, the set {here}"
+            return
+    codec = file.metadata["codec"]
+    if isinstance(source, SparseSource) and codec["id"] == "topk":
+        for setting, wanted in (("k", source.k), ("tail", source.tail)):
+            if codec[setting] != wanted:
+                yield f"its {setting} is {codec[setting]}, that of the set {wanted}"
+    expected = dict(found.tensors)
+    if found.missing is not None:
+        expected[MISSING] = bitmap(found.missing)
+    elif file.has_gaps:
+        yield "it has rows without a label, the set has none"
+    for name, tensor in expected.items():
+        if name not in file.tensor_names or not _equal(file.column(name), tensor):
+            yield f"tensor {name} is not what the set says"
 
 
-def _both(found: Imported, decoder: LabelDecoder, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of rows that are there, of the set and of the file; of the classes that the set tells of."""
-    numbers: NDArray[np.int64] = np.arange(rows.start, rows.stop)
-    there = ~decoder.file.missing(numbers)
-    inside = torch.from_numpy(there)
-    decoded = decoder(numbers[there], output="logits")
-    source = found.source
-    if not isinstance(source, SparseSource):
-        return source.read(rows)[inside].float(), decoded
-    ids, told = source.kept(rows)
-    told = told[inside].float()
-    if not source.probabilities:
-        return told, decoded.gather(1, ids[inside])
-    if decoder.file.metadata["codec"].get("values") != "P16":  # which says the same numbers as the set
-        decoded = decoded.log_softmax(1)
-    logits = told.log().clamp(min=DROPPED)
-    return logits, decoded.gather(1, ids[inside])
+def _equal(stored: NDArray[np.generic], wanted: NDArray[np.generic]) -> bool:
+    """Whether two columns are the same; a part at a time, because either may be larger than memory."""
+    if (stored.dtype, stored.shape) != (wanted.dtype, wanted.shape):
+        return False
+    for start in range(0, len(wanted), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        if not np.array_equal(stored[part], wanted[part]):
+            return False
+        let_go(stored)
+        let_go(wanted)
+    return True
+
+
+def _codec_of_the_set(found: Imported, decoder: LabelDecoder) -> bool:
+    own = {"id": found.codec.id, **found.codec.config()}
+    return bool(decoder.file.metadata["codec"] == own)
 
 
 class _Tally:
-    """Sums over rows."""
+    """Sums over rows that have a label."""
 
     def __init__(self) -> None:
         self._rows, self._same, self._worst = 0, 0, 0.0
         self._kl = np.zeros(len(TEMPERATURES))
 
-    def add(self, wanted: torch.Tensor, found: torch.Tensor) -> None:
-        """Logits [B, C] of both sides."""
-        self._rows += len(wanted)
-        self._same += int((wanted == found).all(1).sum())
-        apart = (wanted - found).nan_to_num(0.0)
-        if len(wanted):
-            self._worst = max(self._worst, float((apart - apart.mean(1, keepdim=True)).abs().max()))
-        for index, temperature in enumerate(TEMPERATURES):
-            own, other = ((side.double() / temperature).log_softmax(1) for side in (wanted, found))
-            self._kl[index] += float((own.exp() * (own - other)).nan_to_num(0.0).sum())
+    def add(self, found: Imported, decoder: LabelDecoder, rows: range) -> None:
+        """Compare rows that follow each other."""
+        numbers: NDArray[np.int64] = np.arange(rows.start, rows.stop)
+        numbers = numbers[~decoder.file.missing(numbers)]
+        if not len(numbers):
+            return
+        self._rows += len(numbers)
+        source, decoded = found.source, decoder(numbers, output="logits")
+        if not isinstance(source, SparseSource):
+            wanted = source.read(rows)[torch.from_numpy(numbers - rows.start)].float()
+            self._same += int((wanted == decoded).all(1).sum())
+            self._measure(wanted, decoded, drops=_drops(decoder))
+            return
+        ids, told = source.kept(numbers)
+        told = told.float().log().clamp(min=DROPPED) if source.probabilities else told.float()
+        self._same += int((told == decoded.gather(1, ids)).all(1).sum())
+        if source.tells_all:
+            self._measure(source.take(numbers), decoded, drops=_drops(decoder))
+        else:
+            self._measure(told, decoded.gather(1, ids), drops=False)
+
+    def _measure(self, wanted: torch.Tensor, found: torch.Tensor, *, drops: bool) -> None:
+        if drops:
+            self._kl[:], self._worst = math.inf, math.inf
+            return
+        apart = wanted - found
+        self._worst = max(self._worst, float((apart - apart.mean(1, keepdim=True)).abs().max()))
+        self._kl += [float(kl(wanted.double(), found.double(), t).sum()) for t in TEMPERATURES]
+
+    @property
+    def all_same(self) -> bool:
+        """Whether every label came through to the last bit."""
+        return self._same == self._rows
 
     def words(self) -> str:
         """What was found, in a line."""
-        if self._same == self._rows:
+        if self.all_same:
             return f"all {self._rows:,} labels are the same to the last bit"
+        same = f"{self._same:,} of {self._rows:,} labels are the same to the last bit"
+        if math.isinf(self._worst):
+            return f"{same}; the file drops classes that the set gives a probability, so the mean KL is infinite"
         means = self._kl / max(self._rows, 1)
-        kl = ", ".join(f"{mean:.3e} at T = {t:g}" for mean, t in zip(means, TEMPERATURES, strict=True))
-        return (
-            f"{self._same:,} of {self._rows:,} labels are the same to the last bit; mean KL {kl}; the largest error of "
-            f"a logit, once rows are centred, is {self._worst:.3g}"
-        )
+        spelled = ", ".join(f"{mean:.3e} at T = {t:g}" for mean, t in zip(means, TEMPERATURES, strict=True))
+        return f"{same}; mean KL {spelled}; the largest error of a logit, once rows are centred, is {self._worst:.3g}"
+
+
+def _drops(decoder: LabelDecoder) -> bool:
+    codec = decoder.file.metadata["codec"]
+    return bool(codec["id"] == "topk" and codec["tail"] == "drop" and codec["k"] < decoder.classes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from vqlabel.codecs.topk import TopK
 from vqlabel.commands import FIT_OPTIONS, fitted, ranks, report
 from vqlabel.convert import open_foreign
 from vqlabel.convert.agreement import agreement, in_words
+from vqlabel.convert.asked import Tables, check_tables, images_told, options_told, workplace
 from vqlabel.convert.check import check
-from vqlabel.convert.folder import image_tables
-from vqlabel.convert.imported import Imported, Options
+from vqlabel.convert.imported import Imported
 from vqlabel.encoder import LabelEncoder
 from vqlabel.fit_once import fitted_once, forget
 from vqlabel.gaps import FEATURE, MISSING, bitmap
@@ -29,17 +28,18 @@ from vqlabel.stored import StoredViews
 from vqlabel.terminal import one_line, say
 from vqlabel.view_layout import ViewLayout
 
+NOT_OF_THE_FIT = ("run", "out", "check", "teacher")  # options that change nothing of what is fitted
+
 
 def convert(options: argparse.Namespace) -> int:
     """Convert a set, and with --check compare both sides; with --check alone where the file is there already."""
     there = os.path.exists(options.out)
     if there and not options.check:
         raise FileExistsError(f"{options.out} exists; delete it or choose another name, or compare it with --check")
-    parent = os.path.dirname(os.path.abspath(options.out))
-    with ranks() as here, tempfile.TemporaryDirectory(dir=parent, prefix=".converting-") as folder:
-        tables, told = _images(options.images)
-        found = open_foreign(options.set, _told(options, folder, told), options.kind)
-        _check_tables(found, tables)
+    with ranks() as here, workplace(options.out, here.rank) as folder:
+        tables, images = images_told(options.images)
+        found = open_foreign(options.set, options_told(options, folder, images), options.kind)
+        check_tables(found, tables)
         if not there:
             _write(options, found, tables)
             if here.rank == 0:
@@ -52,43 +52,7 @@ def convert(options: argparse.Namespace) -> int:
         return check(found, options.out) if options.check and here.rank == 0 else 0
 
 
-def _images(said: str | None) -> tuple[dict[str, NDArray[Any]], int | None]:
-    """Tables of the images and their number, from --images: a folder, or the number."""
-    if said is None:
-        return {}, None
-    if said.isascii() and said.isdigit():
-        return {}, int(said)
-    if not os.path.isdir(said):
-        raise ValueError(f"--images is their number, or their folder; {said} is neither")
-    tables = image_tables(said)
-    return tables, len(tables[CLASSES])
-
-
-def _told(options: argparse.Namespace, folder: str, images: int | None) -> Options:
-    sides = options.image_size.lower().split("x") if options.image_size else []
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
-        raise ValueError(f"--image-size is the side of the images, or HxW, such as 224, got {options.image_size!r:.40}")
-    height, width = (int(sides[0]), int(sides[-1])) if sides else (None, None)
-    return Options(
-        folder,
-        images=images,
-        classes=options.classes,
-        height=height,
-        width=width,
-        size=options.size,
-        seed=options.seed_of_order,
-        tail=options.tail,
-        keep_going=options.keep_going,
-        say=say,
-    )
-
-
-def _check_tables(found: Imported, tables: dict[str, NDArray[Any]]) -> None:
-    if tables and len(tables[CLASSES]) != found.images:
-        raise ValueError(f"--images holds {len(tables[CLASSES])} images, but the labels are of {found.images}")
-
-
-def _write(options: argparse.Namespace, found: Imported, tables: dict[str, NDArray[Any]]) -> None:
+def _write(options: argparse.Namespace, found: Imported, tables: Tables) -> None:
     tensors = {**found.tensors, **tables}
     metadata = {"images": found.images, "epochs": len(found.source) // max(found.images, 1), **found.metadata}
     metadata["x.converted_from"] = found.kind
@@ -100,12 +64,18 @@ def _write(options: argparse.Namespace, found: Imported, tables: dict[str, NDArr
     side = _side(tensors, found)
     if side is not None and (side.recipe is None or side.recipe.height):
         say(in_words(agreement(found, side), found.source.classes))
-    encoder = _encoder(options, found, side)
-    if encoder.codec is found.codec and not found.exact:
-        say("the set has finer numbers than are kept of it; --check says what that changes")
-    if encoder.side is not None:
-        tensors.pop(CLASSES)  # the encoder writes it
-    encoder.encode(found.source, options.out, metadata=metadata, tensors=tensors)
+    try:
+        encoder = _encoder(options, found, side)
+        if encoder.codec is found.codec and not found.exact:
+            say("the set has finer numbers than are kept of it; --check says what that changes")
+        if encoder.side is not None:
+            tensors.pop(CLASSES)  # the encoder writes it
+        encoder.encode(found.source, options.out, metadata=metadata, tensors=tensors)
+    except ValueError:
+        fault = found.explain()
+        if fault:
+            raise ValueError(f"{fault}: make it again, or convert the rest with --keep-going") from None
+        raise
 
 
 def _side(tensors: dict[str, NDArray[Any]], found: Imported) -> SideInformation | None:
@@ -118,26 +88,36 @@ def _side(tensors: dict[str, NDArray[Any]], found: Imported) -> SideInformation 
 
 
 def _encoder(options: argparse.Namespace, found: Imported, side: SideInformation | None) -> LabelEncoder:
-    asked = {name: getattr(options, name) for name in FIT_OPTIONS}
+    said = [name for name in FIT_OPTIONS if getattr(options, name) is not None]
     kind = options.codec or ("vq" if options.bytes is not None or options.max_kl is not None else None)
-    said = [name for name, value in asked.items() if value is not None]
     if kind != "vq" and said:
         raise ValueError(f"--{said[0].replace('_', '-')} says how to fit a codec, but --codec {kind} needs no fitting")
-    if kind == "vq":
-        words = {**asked, "set": os.path.abspath(options.set), "shape": [found.source.rows, found.source.classes]}
-        return fitted_once(options.out, words, lambda: fitted(options, found.source, side), side)
-    return LabelEncoder(_codec(kind, options.k, found), side)
+    if options.k is not None and kind not in (None, "topk"):
+        raise ValueError(f"--k is how many logits topk keeps, but the codec is {kind}")
+    source = found.source
+    if isinstance(source, SparseSource) and kind not in (None, "topk"):
+        source.check_dense()
+    if kind != "vq":
+        return LabelEncoder(_codec(kind, options.k, found), side)
+    if options.prior in ("classes", "replay") and side is not None and side.recipe and not side.recipe.height:
+        raise ValueError(f"prior {options.prior!r} needs images of one size: say --image-size")
+    words = {key: value for key, value in sorted(vars(options).items()) if key not in NOT_OF_THE_FIT}
+    words |= {"set": os.path.abspath(options.set), "shape": [source.rows, source.classes]}
+    return fitted_once(options.out, words, lambda: fitted(options, source, side), side)
 
 
 def _codec(kind: str | None, k: int | None, found: Imported) -> Codec:
     """Codec that was asked for; the one that keeps the labels as they are where it is of that kind, or none was."""
-    if kind in (None, found.codec.id) and k is None:
+    source = found.source
+    if isinstance(source, SparseSource) and kind in (None, "topk"):
+        if k not in (None, source.k):
+            raise ValueError(f"the labels tell of {source.k} classes each: --k cannot be {k}")
         return found.codec
-    if kind == "topk" or kind is None:
-        if isinstance(found.source, SparseSource) and k not in (None, found.source.k):
-            raise ValueError(f"the labels tell of {found.source.k} classes each: --k cannot be {k}")
-        return TopK(found.source.classes, k or 10)
-    return Raw(found.source.classes) if kind == "raw" else Int8(found.source.classes)
+    if k is not None or kind == "topk":
+        return TopK(source.classes, 10 if k is None else k)
+    if kind in (None, found.codec.id):
+        return found.codec
+    return Raw(source.classes) if kind == "raw" else Int8(source.classes)
 
 
 def _say_what_was_found(found: Imported) -> None:

@@ -24,7 +24,7 @@ class Spool:
     def __init__(self, options: Options, kind: Kind, images: int, classes: int) -> None:
         self._options, self._kind, self.images = options, kind, images
         sides = options.height or 0, options.width or 0
-        self.layout = ViewLayout(images, *sides, options.size, crops=kind.crops, flips=True, ordered=False)
+        self.layout = ViewLayout(images, *sides, options.view_size, crops=kind.crops, flips=True, ordered=False)
         self.counts = np.zeros(images, np.uint32)  # crops of each image
         self.crops, self._room, self._held = 0, 0, 0
         self._block: list[tuple[int, Crops]] = []

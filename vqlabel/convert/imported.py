@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vqlabel.codecs.base import Codec
 from vqlabel.sources import Source
 
+USUAL_SIZE = 224  # of the views of ImageNet
 ADVICE = "fetch or make them again, or convert the rest with --keep-going, which marks the gaps"
 
 
@@ -28,11 +29,16 @@ class Options:
     classes: int | None = None
     height: int | None = None  # of the source images
     width: int | None = None
-    size: int = 224  # of the views
+    size: int | None = None  # of the views; 224 unless the set says otherwise
     seed: int = 42  # of the order of the images
     tail: str | None = None  # what is known of classes that are not told: "drop" or "uniform"
     keep_going: bool = False
     say: Callable[[str], None] = lambda words: None
+
+    @property
+    def view_size(self) -> int:
+        """Pixels of a side of a view."""
+        return USUAL_SIZE if self.size is None else self.size
 
     def spool(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array of zeros in a file, for what may be larger than memory."""
@@ -58,6 +64,7 @@ class Imported:
     missing: NDArray[np.bool_] | None = None  # [N]; None if every row is there
     faults: list[str] = field(default_factory=list)  # files that are damaged or not there, and why
     labels_bytes: int = 0  # of all its files, augmentation and all
+    explain: Callable[[], str] = lambda: ""  # which file holds labels that cannot be; asked when they were refused
 
 
 def check_faults(faults: list[str], keep_going: bool) -> None:

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vqlabel.codecs.raw import Raw
 from vqlabel.codecs.topk import TopK
-from vqlabel.convert.batch_files import FLOATS, BatchFile, label_places, read_batch
-from vqlabel.convert.batches import Batches, BatchSource, SparseBatchSource
+from vqlabel.convert.batch_files import FLOATS, BatchFile, read_batch
+from vqlabel.convert.batches import Batches, BatchSource, SparseBatchSource, check_labels
 from vqlabel.convert.imported import Imported, Options, check_faults
 from vqlabel.convert.torch_files import UnreadableFile
-from vqlabel.progress import bar
-from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS
+from vqlabel.convert.view_columns import ViewColumns, pixels_of
+from vqlabel.stored import BOXES
 from vqlabel.view_layout import ViewLayout
+
+MANY_BOXES = 30  # of which each touches the far edge of a view about every other time
 
 
 def imported_batches(kind: str, batches: Batches, options: Options, faults: list[str]) -> Imported:
     """A set of batches, once all its files were looked into; those that cannot be read are taken out of it."""
     example = _example(batches)
     layout = _layout(batches, example, options)
-    columns = _Columns(batches, layout, example, options)
+    columns = ViewColumns(batches, layout, example, options)
     columns.fill(faults)
     check_faults(faults, options.keep_going)
+    _check_size(columns.tensors, layout, options)
     missing = batches.missing()
     source, codec = _labels(batches, example, options)
     found = Imported(kind, source, batches.images, codec, tensors=columns.tensors, faults=faults)
     found.metadata, found.labels_bytes = {"replay": {"stored": layout.to_json()}}, columns.bytes
     found.missing = missing if missing.any() else None
+    found.explain = lambda: _wrong_labels(batches, options)
     return found
 
 
@@ -46,6 +47,8 @@ def _example(batches: Batches) -> BatchFile:
 
 
 def _labels(batches: Batches, example: BatchFile, options: Options) -> tuple[BatchSource | SparseBatchSource, Any]:
+    if options.tail not in (None, "drop") or (options.tail and len(example.labels) == 1):
+        raise ValueError(f"--tail {options.tail} is for probabilities of a few classes, but these labels are logits")
     if len(example.labels) == 1:
         source = BatchSource(batches, example)
         if options.classes not in (None, source.classes):
@@ -58,123 +61,35 @@ def _labels(batches: Batches, example: BatchFile, options: Options) -> tuple[Bat
     return sparse, TopK(options.classes, sparse.k, tail="drop", as_given=half)
 
 
+def _wrong_labels(batches: Batches, options: Options) -> str:
+    """The first file whose labels cannot be, and why; nothing if there is none."""
+    for _, _, path in batches.files():
+        try:
+            check_labels(read_batch(path).labels, options.classes)
+        except UnreadableFile as error:
+            return f"{path}: {error}"
+    return ""
+
+
+def _check_size(tensors: dict[str, NDArray[Any]], layout: ViewLayout, options: Options) -> None:
+    """ValueError if the boxes of many batches never come near the edge of views whose size nobody has said."""
+    if options.size is not None:
+        return
+    options.say(f"taking views to be {layout.size} x {layout.size} pixels; --size says otherwise")
+    if layout.mix != "cutmix":
+        return
+    boxes = tensors[BOXES].astype(int)
+    reach = int((boxes[:, :2] + boxes[:, 2:]).max(initial=0))
+    if (boxes[:, 2] > 0).sum() >= MANY_BOXES and reach < layout.size:
+        raise ValueError(f"its boxes reach no further than {reach} pixels, so its views are smaller: say --size")
+
+
 def _layout(batches: Batches, example: BatchFile, options: Options) -> ViewLayout:
-    height, width = (options.size if side is None else side for side in (options.height, options.width))
-    known = bool(height and width) and _pixels(example.crops, height, width) is not None
+    height, width = (options.view_size if side is None else side for side in (options.height, options.width))
+    known = bool(height and width) and pixels_of(example.crops, height, width) is not None
     if not known and options.height:
         raise ValueError(f"its crops are not of images of {height} x {width} pixels; --image-size 0 keeps fractions")
-    facts: dict[str, Any] = {"images": batches.images, "size": options.size, "batch": batches.batch}
+    facts: dict[str, Any] = {"images": batches.images, "size": options.view_size, "batch": batches.batch}
     facts |= {"height": height, "width": width} if known else {"height": 0, "width": 0}
     crops = "pixels" if known else FLOATS[example.crops.dtype]
     return ViewLayout(**facts, crops=crops, flips=example.flips is not None, mix=example.mix)
-
-
-def _pixels(crops: torch.Tensor, height: int, width: int) -> NDArray[np.int64] | None:
-    """Crops [b, 4] in pixels; None if they are no whole ones of images of this size."""
-    stored, sides = crops.numpy(), np.array([height, width, height, width], np.float64)
-    pixels = np.rint(stored * sides)
-    inside = np.isfinite(pixels).all() and (pixels >= [0, 0, 1, 1]).all()
-    if not inside or (pixels[:, :2] + pixels[:, 2:] > sides[:2]).any():
-        return None
-    same = ((pixels / sides).astype(np.float32).astype(stored.dtype) == stored).all()
-    return pixels.astype(np.int64) if same else None
-
-
-@dataclass
-class _Epoch:
-    """What is known of the views of an epoch, by image."""
-
-    places: NDArray[np.int64]
-    crops: NDArray[Any]
-    flips: NDArray[np.bool_]
-    partners: NDArray[np.int64]
-
-
-class _Columns:
-    """The tensors of the stored views, filled file by file."""
-
-    def __init__(self, batches: Batches, layout: ViewLayout, example: BatchFile, options: Options) -> None:
-        self._batches, self._layout, self._example = batches, layout, example
-        self.bytes = 0  # of all files that could be read
-        rows, mixes = batches.epochs * batches.images, batches.epochs * layout.batches
-        self.tensors = {ROWS: options.spool("rows", (rows, layout.row_bytes), np.uint8)}
-        if layout.mix == "cutmix":
-            self.tensors[BOXES] = np.zeros((mixes, 4), "<u2")
-        if layout.mix != "none":
-            self.tensors[LAMBDAS] = np.zeros(mixes, "<f8")
-        if example.cutouts is not None:
-            self.tensors[CUTOUTS] = options.spool("cutouts", (rows, example.cutouts.shape[1]), np.float32)
-
-    def fill(self, faults: list[str]) -> None:
-        """Look into every file; those that are not as they should be are named, and read no more."""
-        images = self._batches.images
-        with bar("looking into files", sum(1 for _ in self._batches.files()), shown=True) as advance:
-            for epoch, paths in enumerate(self._batches.paths):
-                views = self._empty()
-                for number, path in enumerate(paths):
-                    if path is None:
-                        continue
-                    try:
-                        found = read_batch(path)
-                        self._add(views, epoch, number, found)
-                        self._batches.labels_at[path] = label_places(path, found)
-                        self.bytes += os.path.getsize(path)
-                    except (UnreadableFile, FileNotFoundError) as error:
-                        why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
-                        faults.append(f"{path}: {why}")
-                        paths[number] = None
-                    advance(1)
-                flips = views.flips if self._layout.flips else None
-                partners = views.partners if self._layout.mix != "none" else None
-                packed = self._layout.pack(views.places, views.crops, flips, partners)
-                self.tensors[ROWS][epoch * images : (epoch + 1) * images] = packed
-
-    def _empty(self) -> _Epoch:
-        images = self._batches.images
-        kind = np.int64 if self._layout.crops == "pixels" else self._example.crops.numpy().dtype
-        crops = np.zeros((images, 4), kind)
-        crops[:, 2:] = 1  # of rows that are missing: any crop that is one
-        return _Epoch(np.arange(images), crops, np.zeros(images, bool), np.arange(images))
-
-    def _add(self, views: _Epoch, epoch: int, number: int, found: BatchFile) -> None:
-        ids = self._batches.ids(epoch, number)
-        self._check(found, len(ids))
-        crops = self._crops(found.crops)
-        views.places[ids] = number * self._batches.batch + np.arange(len(ids))
-        views.crops[ids] = crops
-        if found.flips is not None:
-            views.flips[ids] = found.flips.numpy()
-        if found.mix_index is not None:
-            views.partners[ids] = ids[found.mix_index]
-            self._keep_mix(epoch * self._layout.batches + number, found)
-        if found.cutouts is not None:
-            self.tensors[CUTOUTS][epoch * self._batches.images + ids] = found.cutouts.float().numpy()
-
-    def _check(self, found: BatchFile, rows: int) -> None:
-        if len(found) != rows:
-            raise UnreadableFile(f"it has {len(found)} rows where {rows} images were to be labelled")
-        if found.kind != self._example.kind:
-            raise UnreadableFile("its labels or crops are of another kind than those of the first file")
-        if found.mix not in ("none", self._layout.mix):
-            raise UnreadableFile(f"it was mixed by {found.mix}, the first file by {self._layout.mix}")
-        if found.box is not None and max(found.box[1], found.box[3]) > self._layout.size:
-            raise UnreadableFile(
-                f"its box {found.box} is not within views of {self._layout.size} pixels: say the right --size"
-            )
-
-    def _crops(self, crops: torch.Tensor) -> NDArray[Any]:
-        if self._layout.crops != "pixels":
-            return crops.numpy()
-        pixels = _pixels(crops, self._layout.height, self._layout.width)
-        if pixels is None:
-            raise UnreadableFile(
-                f"its crops are not of images of {self._layout.height} x {self._layout.width} pixels; "
-                "--image-size 0 keeps fractions"
-            )
-        return pixels
-
-    def _keep_mix(self, batch: int, found: BatchFile) -> None:
-        self.tensors[LAMBDAS][batch] = found.lam
-        if found.box is not None:
-            top, bottom, left, right = found.box
-            self.tensors[BOXES][batch] = top, left, bottom - top, right - left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -25,21 +26,26 @@ def knows(path: str) -> bool:
 
 def open_set(path: str, options: Options) -> Imported:
     """The set, every file looked into."""
-    faults: list[str] = []
-    paths = _listed(path)
+    paths = _files(path)
     index = os.path.join(path, INDEX)
     batches = _with_list(index, paths, options) if os.path.exists(index) else _with_sampler(paths, options)
+    return imported_batches("sre2l", batches, options, list(_lost(path, batches)))
+
+
+def _lost(path: str, batches: Batches) -> Iterator[str]:
+    """Files of rows that there should be."""
     for epoch, names in enumerate(batches.paths):
-        if not any(names):
-            faults.append(f"{os.path.join(path, f'epoch_{epoch}')}: not one file of this epoch is there")
-        else:
-            there = range(len(names))
-            lost = [number for number in there if names[number] is None and len(batches.ids(epoch, number))]
-            faults += [f"{os.path.join(path, f'epoch_{epoch}', f'batch_{n}.tar')}: it is not there" for n in lost]
-    return imported_batches("sre2l", batches, options, faults)
+        folder = os.path.join(path, f"epoch_{epoch}")
+        due = [number for number in range(len(names)) if len(batches.ids(epoch, number))]
+        if due and not any(names):
+            yield f"{folder}: not one file of this epoch is there"
+            continue
+        for number in due:
+            if names[number] is None:
+                yield f"{os.path.join(folder, f'batch_{number}.tar')}: it is not there"
 
 
-def _listed(path: str) -> list[list[str | None]]:
+def _files(path: str) -> list[list[str | None]]:
     """Files by epoch and number; None for one that is not there."""
     epochs = {int(found[1]): found[0] for name in os.listdir(path) if (found := EPOCH.fullmatch(name))}
     names = {epoch: _numbered(os.path.join(path, folder)) for epoch, folder in epochs.items()}
@@ -66,7 +72,8 @@ def _rows(paths: list[list[str | None]], number: int) -> int:
                 return len(read_batch(name))
         except UnreadableFile:
             continue
-    raise ValueError(f"no batch_{number}.tar of any epoch can be read, so nobody knows how many rows it has")
+    which = "first" if number == 0 else "last"
+    raise ValueError(f"the {which} batch of no epoch can be read, so nobody knows how many rows it has")
 
 
 def _with_sampler(paths: list[list[str | None]], options: Options) -> Batches:
@@ -87,10 +94,16 @@ def _with_list(index: str, paths: list[list[str | None]], options: Options) -> B
     """The order is listed: LPLD."""
     listed = listed_order(index)
     images = options.images or 1 + max(int(ids.max(initial=-1)) for ids in listed.values())
-    order = np.full((len(paths), images), -1, np.int32)
-    for epoch in range(len(paths)):
+    batch, epochs = _rows(paths, 0), max(len(paths), 1 + max(listed))
+    if epochs > 10 * len(listed) + 100:
+        raise ValueError(f"{index} lists an epoch {epochs - 1}, but only {len(listed)} in all")
+    numbers = max(len(paths[0]), *(-(-len(ids) // batch) for ids in listed.values()))
+    paths = [names + [None] * (numbers - len(names)) for names in paths]
+    paths += [[None] * numbers for _ in range(epochs - len(paths))]
+    order = np.full((epochs, images), -1, np.int32)
+    for epoch in range(epochs):
         ids = listed.get(epoch, np.zeros(0, np.int32))
         if len(ids) > images or (len(ids) and int(ids.max()) >= images) or len(np.unique(ids)) != len(ids):
             raise ValueError(f"{index}: epoch {epoch} does not list different images of {images}")
         order[epoch, : len(ids)] = ids
-    return Batches(images, _rows(paths, 0), paths, order)
+    return Batches(images, batch, paths, order)
