@@ -341,6 +341,10 @@ def test_the_command_asks_what_it_is_told(capsys: pytest.CaptureFixture[str]) ->
         (("cifar-10", "--classes", "3", "--ipc", "1"), "leave out --classes"),
         (("cifar-10", "--image-bytes", "3", "--ipc", "1"), "--image-bytes go with --classes"),
         (("cifar-10",), "say one of ipc and images"),
+        (
+            ("cifar-10", "--images", str(2**31), "--epochs", str(2**31)),
+            "rows (2,147,483,648 epochs of 2,147,483,648 images) of 8 bytes were asked for, but a file holds",
+        ),
     ],
 )
 def test_commands_that_make_no_sense_are_one_line_and_status_1(

@@ -16,9 +16,11 @@ from markdown_it import MarkdownIt
 
 from vqlabel import LabelFile
 from vqlabel.card import card, check_name, plain, section, updated
+from vqlabel.card_views import how_made
 from vqlabel.cli import main
 from vqlabel.replay import ReplayRecipe
 from vqlabel.terminal import one_line
+from vqlabel.view_layout import ViewLayout
 
 GOOD = GOLDEN / "v1_vq_g3x11.safetensors"
 EVIL = (
@@ -75,6 +77,78 @@ def test_card_says_how_views_are_made(tmp_path: Path) -> None:
     assert "does not say how they were made" in table(card(written(tmp_path / "none")))["views"]
     strange = written(tmp_path / "strange", replay={"recipe": {"seed": 1, "swirl": 2}})
     assert "does not know" in table(card(strange))["views"]
+
+
+IMPORTED = GOLDEN / "v1_imported.safetensors"
+
+
+def with_views(path: Path, stored: dict[str, Any] | None, **tensors: Any) -> LabelFile:
+    """A file of 3 epochs of 2 images that remembers its views."""
+    metadata = {"codec": {"id": "raw"}, "classes": 4, "epochs": 3, "images": 2}
+    if stored is not None:
+        layout = ViewLayout(images=2, **stored)
+        tensors["views.rows"] = np.zeros((6, layout.row_bytes), np.uint8)
+        tensors["views.boxes"] = np.zeros((3 * layout.batches, 4), np.uint16)
+        tensors["views.lambdas"] = np.zeros(3 * layout.batches, np.float64)
+        metadata["replay"] = {"stored": layout.to_json()}
+    with LabelFile.create(path, rows=6, row_bytes=8, tensors=tensors, metadata=metadata) as writer:
+        writer.write(0, np.zeros((6, 8), np.uint8))
+    return LabelFile(path)
+
+
+def test_card_of_an_imported_set_says_what_is_stored_and_what_is_missing() -> None:
+    text = card(LabelFile(IMPORTED))
+    found = table(text)
+    for part in ("stored with each label", "crops in pixels", ", flips", "CutMix among 2 rows", "8 x 6", "8 x 8"):
+        assert part in found["views"]
+    assert (found["labels"], found["rows without a label"]) == ("5", "1 of 6")
+    assert found["which are"] == "2 epochs of 3 images, with gaps"
+    assert "5 soft labels of 2 classes" in text
+    assert "the file remembers how that view was made" in text
+    assert "does not say" not in text
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"height": 0, "width": 0, "size": 9}, "whole images, no flips, no mixing; images of different sizes"),
+        ({"height": 0, "width": 0, "size": 9, "crops": "F16"}, "parts of the image in fp16, no flips"),
+        (
+            {"height": 4, "width": 5, "size": 9, "crops": "F32", "flips": True},
+            "in float32, flips, no mixing; images of 4",
+        ),
+        ({"height": 4, "width": 5, "size": 9, "mix": "mixup", "batch": 1024}, "MixUp among 1,024 rows at a time"),
+    ],
+)
+def test_whatever_is_stored_of_views_has_words(stored: dict[str, Any], words: str, tmp_path: Path) -> None:
+    file = with_views(tmp_path / "x", stored)
+    assert re.sub(r"\\(.)", r"\1", table(card(file))["views"]).startswith("stored with each label: ")
+    assert words in how_made(file)
+    assert "rows without a label" not in card(file)
+
+
+def test_what_only_its_author_can_replay_is_said(tmp_path: Path) -> None:
+    seeds = with_views(tmp_path / "seeds", None, **{"views.seeds": np.zeros(6, np.uint32)})
+    assert how_made(seeds) == "a seed stored with each label, which only its author's code can replay"
+    both = {"height": 4, "width": 5, "size": 9}
+    cutouts = with_views(tmp_path / "cutouts", both, **{"views.cutouts": np.zeros((6, 7), np.float32)})
+    assert how_made(cutouts).endswith("; a cutout stored with each label, which only its author's code can replay")
+    for file in (seeds, cutouts):
+        assert "something in that view only its author's code can make again" in card(file)
+
+
+def test_labels_of_tokens_have_no_views(tmp_path: Path) -> None:
+    starts = {"sequences.starts": np.array([0, 6], np.uint64), "sequences.tokens": np.zeros(6, np.uint32)}
+    text = card(with_views(tmp_path / "x", None, **starts))
+    assert "a position of a sequence" in table(text)["views"]
+    assert "view of an image" not in text
+
+
+def test_stored_views_that_make_no_sense_are_only_words(tmp_path: Path) -> None:
+    for number, stored in enumerate((EVIL, [], {}, {EVIL: EVIL}, {"images": EVIL, "crops": EVIL, "mix": [EVIL]})):
+        file = written(tmp_path / str(number), rows=5, images=5, epochs=1, replay={"stored": stored})
+        assert how_made(file) == "made in a way that this vqlabel does not know"
+        assert "script" not in card(file)
 
 
 @pytest.mark.parametrize(

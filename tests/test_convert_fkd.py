@@ -160,6 +160,17 @@ def test_all_folders_that_its_writer_and_its_reader_name_are_found(tmp_path: Pat
         open_foreign(str(tmp_path / "more"), Options(str(tmp_path)), kind="fkd")
 
 
+def test_images_are_numbered_by_their_file_names_not_by_their_stems(tmp_path: Path) -> None:
+    stems = ["photo", "photo (1)", "photo-2", "photo_4", "photo0"]
+    (tmp_path / "set" / "n000").mkdir(parents=True)
+    for number, stem in enumerate(stems):
+        torch.save(image(number, 1), tmp_path / "set" / "n000" / f"{stem}.tar")
+    names = bytes(opened(tmp_path / "set", tmp_path).tensors["images.name"]).decode().split("\n")
+    for ending in (".JPEG", ".jpg"):  # of the images, which the set does not tell
+        assert [f"{name}{ending}" for name in names] == sorted(f"n000/{stem}{ending}" for stem in stems)
+    assert names[0] == "n000/photo (1)"
+
+
 @pytest.mark.parametrize("block", [1, 2**25])
 def test_images_with_fewer_crops_leave_gaps(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fkd_spool, "BLOCK_BYTES", block)

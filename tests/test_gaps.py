@@ -75,7 +75,7 @@ def test_a_state_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
     assert list(again) == rows[2:]
 
 
-@pytest.mark.parametrize("table", [None, np.zeros(3, np.uint8), np.zeros((2, 1), np.uint8)])
+@pytest.mark.parametrize("table", [None, np.zeros(3, np.uint8), np.zeros((2, 1), np.uint8), np.zeros(2, np.int8)])
 def test_a_file_that_does_not_tell_which_rows_are_missing_is_corrupt(
     tmp_path: Path, table: NDArray[np.uint8] | None
 ) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
 from vqlabel.codecs.raw import Raw
+from vqlabel.convert.folder import image_tables
 from vqlabel.encoding import Blocks
 from vqlabel.side import SideInformation
 from vqlabel.views import apply
@@ -75,6 +76,9 @@ def test_images_are_numbered_as_torchvision_does(tmp_path: Path) -> None:
     assert folder._paths.tolist() == [b"B/x.jpeg", b"a/z.JPG", b"a/deep/0.png", b"b/10.png", b"b/2.png"]
     assert folder.classes.tolist() == [0, 1, 1, 2, 2]
     assert len(folder) == 5
+    tables = image_tables(str(tmp_path))  # of `vqlabel convert --images`
+    assert tables["images.class"].tolist() == folder.classes.tolist()
+    assert bytes(tables["images.name"]).split(b"\n") == folder._paths.tolist()
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (48, 97), (95, 48)])
@@ -108,9 +112,12 @@ def test_threads_memory_and_copies_read_the_same(made: Path) -> None:
 def test_what_is_no_image_folder_is_named(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="holds no folders"):
         Folder(tmp_path, 8)
+    (tmp_path / "full").mkdir()
+    picture(0).save(tmp_path / "full" / "0.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty holds no images \(.jpg"):
-        Folder(tmp_path, 8)
+    for reads in (lambda: Folder(tmp_path, 8), lambda: image_tables(str(tmp_path))):
+        with pytest.raises(ValueError, match=r"empty holds no images \(.jpg"):
+            reads()
     with pytest.raises(ValueError, match="size must be"):
         Folder(made / "images", 0)
     monkeypatch.setitem(sys.modules, "PIL", None)

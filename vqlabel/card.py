@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from vqlabel.card_views import how_made, how_to_repeat
 from vqlabel.file import LabelFile
+from vqlabel.gaps import MISSING, count_missing
 from vqlabel.inspection import label_facts
-from vqlabel.replay import ReplayRecipe
 from vqlabel.terminal import one_line
 
 NAME = "labels.safetensors"  # of a label file in a repository
@@ -49,7 +50,7 @@ def section(file: LabelFile, repo_id: str | None, name: str, repo_type: str) -> 
     """The part of a card between the marks, and these."""
     begin, end = _marks(name)
     classes = f" of {file.metadata['classes']:,} classes" if "classes" in file.metadata else ""
-    lead = f"{len(file):,} soft labels{classes} in one safetensors file, to be read with vqlabel."
+    lead = f"{len(file) - _missing(file):,} soft labels{classes} in one safetensors file, to be read with vqlabel."
     table = "\n".join(f"| {plain(what)} | {plain(value)} |" for what, value in _facts(file))
     load = _snippet(file, _address(repo_id, name, repo_type))
     limits = "\n".join(_limits(file))
@@ -104,40 +105,30 @@ def _size(rows: int) -> str:
 
 
 def _facts(file: LabelFile) -> Iterator[tuple[str, str]]:
-    known = file.metadata
-    yield "labels", f"{len(file):,}"
+    known, missing = file.metadata, _missing(file)
+    yield "labels", f"{len(file) - missing:,}"
     if "epochs" in known and "images" in known:
-        yield "which are", f"{known['epochs']:,} epochs of {known['images']:,} images"
+        gaps = ", with gaps" if missing else ""
+        yield "which are", f"{known['epochs']:,} epochs of {known['images']:,} images{gaps}"
+    if missing:
+        yield "rows without a label", f"{missing:,} of {len(file):,}"
     yield "teacher", known.get("teacher") or "not named"
     yield from label_facts(file)
     yield "temperatures it was fitted for", ", ".join(f"{t:g}" for t in _temperatures(known)) or "not named"
-    yield "views", _views(known)
+    yield "views", how_made(file)
     yield "bytes of the file", f"{file.header.file_bytes:,}"
     yield "made by", known.get("created_by") or "not named"
+
+
+def _missing(file: LabelFile) -> int:
+    """How many rows have no label."""
+    return count_missing(file.column(MISSING), len(file)) if file.has_gaps else 0
 
 
 def _temperatures(metadata: dict[str, Any]) -> list[float]:
     """Those of the metadata that can be one."""
     given = metadata.get("temperatures", [])
     return [t for t in given if isinstance(t, (int, float)) and not isinstance(t, bool) and 0 < t < 1e6][:20]
-
-
-def _views(metadata: dict[str, Any]) -> str:
-    """How the views of the images were made, in words."""
-    replay = metadata.get("replay", {})
-    if "recipe" not in replay:
-        return "the file does not say how they were made"
-    try:
-        recipe = ReplayRecipe.from_json(replay["recipe"])
-    except (TypeError, ValueError):
-        return "made by a recipe that this vqlabel does not know"
-    low, high = recipe.scale
-    mixes = [f"{what} with probability {p:g}" for what, p in (("CutMix", recipe.cutmix), ("MixUp", recipe.mixup)) if p]
-    return (
-        f"replayed from seed {recipe.seed}, epoch and image: a crop of {low:.3g} to {high:.3g} of the "
-        f"{recipe.height} x {recipe.width} pixels, scaled to {recipe.size} x {recipe.size}, flipped with probability "
-        f"{recipe.flip:g}; {' and '.join(mixes) + f' by {recipe.pairing}' if mixes else 'no mixing'}"
-    )
 
 
 def _address(repo_id: str | None, name: str, repo_type: str) -> str:
@@ -162,11 +153,7 @@ def _snippet(file: LabelFile, address: str) -> str:
 
 
 def _limits(file: LabelFile) -> Iterator[str]:
-    yield "- A label belongs to one view of an image: " + (
-        "`vqlabel verify --images` tells whether yours give the same views."
-        if "recipe" in file.metadata.get("replay", {})
-        else "the file does not say how to make that view again."
-    )
+    yield f"- {how_to_repeat(file)}"
     if _temperatures(file.metadata):
         yield "- At temperatures far from those it was fitted for, labels are further from the teacher's."
     if isinstance(file.metadata.get("measured", {}).get("kl"), dict):

@@ -27,6 +27,7 @@ from vqlabel.storage import PARTIAL, chunk_is_sound, opened, read_chunk_table, r
 from vqlabel.writer import LabelWriter, put, sync_directory
 
 CHUNK_BYTES = 2**16  # about this many bytes of rows share a checksum
+MAX_CODES_BYTES = 2**62  # of all rows: the end of a file is then an int64
 
 
 def create(
@@ -113,7 +114,7 @@ def _resumable_header(fd: int) -> Header:
 
 def _new_header(rows: int, row_bytes: int, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> Header:
     rows, row_bytes = _whole("rows", rows, 2**62), _whole("row_bytes", row_bytes, MAX_ROW_BYTES)
-    if rows * row_bytes > 2**62:
+    if rows * row_bytes > MAX_CODES_BYTES:
         raise ValueError(f"{rows} rows of {row_bytes} bytes are more than a file can hold")
     fixed = {"format": "vqlabel", "format_version": FORMAT_VERSION}
     per_chunk = 2 ** max(0, (CHUNK_BYTES // max(row_bytes, 1)).bit_length() - 1)

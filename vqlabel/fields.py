@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-WIDEST = 32
-
 
 def bits_for(count: int) -> int:
     """Bits that tell so many values apart; 0 for a single one.

@@ -32,12 +32,22 @@ def is_missing(stored: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np
     return found
 
 
+def count_missing(stored: NDArray[np.uint8], rows: int) -> int:
+    """How many of all rows have no label.
+
+    >>> count_missing(bitmap(np.array([True, False, False, True])), 4)
+    2
+    """
+    return int(np.count_nonzero(np.unpackbits(stored, count=rows, bitorder="little")))
+
+
 def check_gaps(header: Header) -> None:
     """Corrupt if a file says that rows are missing, but not which."""
     found, size = header.tensors.get(MISSING), -(-header.rows // 8)
-    if FEATURE in header.metadata.get("requires", []) and (found is None or found.shape != (size,)):
-        shape = "not there" if found is None else f"of shape {list(found.shape)}"
-        raise Corrupt(f"rows without a label are to be told by tensor {MISSING!r}, U8 [{size}], which is {shape}")
+    sound = found is not None and found.dtype == np.uint8 and found.shape == (size,)
+    if FEATURE in header.metadata.get("requires", []) and not sound:
+        there = "not there" if found is None else f"{found.dtype} {list(found.shape)}"
+        raise Corrupt(f"rows without a label are to be told by tensor {MISSING!r}, U8 [{size}], which is {there}")
 
 
 def complain(path: str, row: int) -> IndexError:

@@ -81,9 +81,7 @@ class LabelSource(Source):
 
         self._file, self._codec = file, load_codec(file)
         self._side = side_of(file, views) if self._codec.tier != "none" else None
-        half = (
-            file.metadata["codec"].get("dtype") == "F16"
-        )  # codec raw: decoded to float32, but no more than float16 is in them
+        half = file.metadata["codec"].get("dtype") == "F16"  # of raw: decoded to float32, but no finer than float16
         super().__init__(len(file), self._codec.classes, torch.float16 if half else torch.float32)
 
     @property

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel.arguments import check_whole
+from vqlabel.convert.folder import class_names, image_paths
 
 Numbers: TypeAlias = NDArray[np.int64]
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 AT_ONCE = 256  # images of a whole folder
 
 
@@ -84,24 +84,3 @@ def pillow() -> Any:
     except ImportError:
         raise ValueError("reading images needs Pillow: pip install pillow") from None
     return Image
-
-
-def class_names(root: str) -> list[str]:
-    """Names of the folders in root, in order."""
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if not names:
-        raise ValueError(f"{root} holds no folders, but images lie in one folder a class: {root}/class/image.jpg")
-    return names
-
-
-def image_paths(root: str, name: str) -> list[str]:
-    """Images of a class, below root, in the order of torchvision: folder after folder."""
-    walked = sorted(os.walk(os.path.join(root, name), followlinks=True))
-    paths = [os.path.join(at, file) for at, _, files in walked for file in sorted(files)]
-    found = [os.path.relpath(path, root) for path in paths if path.lower().endswith(ENDINGS)]
-    if not found:
-        raise ValueError(
-            f"{os.path.join(root, name)} holds no images ({', '.join(ENDINGS)}), but each folder is a class and needs "
-            "one: remove it if it is none"
-        )
-    return found

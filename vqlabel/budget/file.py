@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vqlabel._version import __version__
 from vqlabel.budget.ask import Ask, Store
 from vqlabel.codecs.layout import SCALE, Layout, PriorShape
-from vqlabel.creation import CHUNK_BYTES
+from vqlabel.creation import CHUNK_BYTES, MAX_CODES_BYTES
 from vqlabel.format import CHUNK_CRCS, CODES, CRCS, FORMAT_VERSION, build_header
 from vqlabel.metadata import format_metadata
 from vqlabel.pruning import stored_rows
@@ -36,6 +36,11 @@ def label_file(ask: Ask) -> Store:
     layout = choose(ask, shape)
     tensors = _tensors(shapes(ask.dataset.classes, layout, shape)) | _image_classes(ask)
     row_bytes = -(-layout.G * layout.nbits // 8)
+    if rows * row_bytes > MAX_CODES_BYTES:
+        raise ValueError(
+            f"vqlabel: {rows:,} rows ({rows // ask.count:,} epochs of {ask.count:,} images) of {row_bytes} bytes were "
+            f"asked for, but a file holds {MAX_CODES_BYTES:,} bytes of rows; ask for fewer epochs or images"
+        )
     header = build_header(rows, row_bytes, tensors, format_metadata(_metadata(ask, layout, shape, rows)))
     codes = rows * row_bytes
     tables = sum(tensor.nbytes for name, tensor in header.tensors.items() if name not in (CODES, CHUNK_CRCS, CRCS))

@@ -62,7 +62,9 @@ def listing_of(path: str) -> Listing:
     root = _root(path)
     parts: list[bytes] = []
     for folder in _folders(root):
-        names = [f"{folder}/{stem}" for stem in sorted(_images(os.path.join(root, folder)))]
+        # As the images' own names sort, where "." follows the stem: "a (1).JPEG" comes before "a.JPEG".
+        stems = sorted(_images(os.path.join(root, folder)), key=lambda stem: stem + ".")
+        names = [f"{folder}/{stem}" for stem in stems]
         try:
             parts.append("\n".join(names).encode())
         except UnicodeEncodeError:

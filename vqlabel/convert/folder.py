@@ -16,23 +16,35 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 def image_tables(folder: str) -> dict[str, NDArray[Any]]:
     """Class and name of each image of a folder of folders, for a label file: images.class, images.name."""
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    classes = class_names(folder)
     names: list[str] = []
     numbers: list[int] = []
     for number, name in enumerate(classes):
-        found = _images(os.path.join(folder, name))
-        names += [os.path.relpath(path, folder).replace(os.sep, "/") for path in found]
+        found = image_paths(folder, name)
+        names += [path.replace(os.sep, "/") for path in found]
         numbers += [number] * len(found)
-    if not names:
-        raise ValueError(f"{folder} holds no images: a folder for each class is expected, with images in it")
     kind = np.uint16 if len(classes) <= 2**16 else np.uint32
     return {CLASSES: np.array(numbers, kind), NAMES: text_of(names)}
 
 
-def _images(folder: str) -> list[str]:
-    found = []
-    for root, _, names in sorted(os.walk(folder, followlinks=True)):
-        found += [os.path.join(root, name) for name in sorted(names) if name.lower().endswith(ENDINGS)]
+def class_names(root: str) -> list[str]:
+    """Names of the folders in root, in order."""
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not names:
+        raise ValueError(f"{root} holds no folders, but images lie in one folder a class: {root}/class/image.jpg")
+    return names
+
+
+def image_paths(root: str, name: str) -> list[str]:
+    """Images of a class, below root, folder after folder; a class without images is refused, as torchvision does."""
+    walked = sorted(os.walk(os.path.join(root, name), followlinks=True))
+    paths = [os.path.join(at, file) for at, _, files in walked for file in sorted(files)]
+    found = [os.path.relpath(path, root) for path in paths if path.lower().endswith(ENDINGS)]
+    if not found:
+        raise ValueError(
+            f"{os.path.join(root, name)} holds no images ({', '.join(ENDINGS)}), but each folder is a class and needs "
+            "one: remove it if it is none"
+        )
     return found
 
 
