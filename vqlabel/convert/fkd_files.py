@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqlabel.convert.torch_files import UnreadableFile, load_list
+from vqlabel.convert.torch_files import UnreadableFile, check_crops, load_list
 
 LARGEST = 64 * 2**20  # bytes of a file: of an image with a million crops
 HALF_IDS = 2048  # fp16 tells whole numbers up to here from their neighbours
@@ -64,7 +64,7 @@ def read_crops(path: str) -> Crops:
     if flips.dtype.kind not in "bui" or flips.shape != (len(ids),) or not np.isin(flips, (0, 1)).all():
         raise UnreadableFile(f"flips are {_shape(flips)}, not one 0 or 1 for each of {len(ids)} crops")
     crops = Crops(Kind(*kind, FLOATS[coords.dtype]), coords, flips.astype(np.bool_), ids, values)
-    _check_coords(crops)
+    check_crops(coords)
     _check_labels(crops)
     return crops
 
@@ -99,14 +99,6 @@ def _whole(numbers: NDArray[Any]) -> NDArray[np.int64]:
         bad = int(np.flatnonzero(wrong)[0])
         raise UnreadableFile(f"crop {bad} tells of classes {numbers[bad].tolist()!s:.80}, which are no class numbers")
     return numbers.astype(np.int64)
-
-
-def _check_coords(crops: Crops) -> None:
-    start, extent = crops.coords[:, :2].astype(np.float64), crops.coords[:, 2:].astype(np.float64)
-    inside = (start >= 0) & (extent > 0) & (start + extent <= 1 + 4 * SLACK[crops.kind.crops])
-    if not inside.all():
-        bad = int(np.flatnonzero(~inside.all(1))[0])
-        raise UnreadableFile(f"crop {bad} is {crops.coords[bad].tolist()!s:.80}, which does not lie in its image")
 
 
 def _check_labels(crops: Crops) -> None:

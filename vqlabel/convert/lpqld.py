@@ -35,6 +35,11 @@ def open_set(path: str, options: Options) -> Imported:
     if unlisted:
         named = os.path.join(path, f"batch_{unlisted[0]}.tar")
         faults.append(f"{named}: {INDEX} does not list it, nor {len(unlisted) - 1} others")
+    rows = sum(len(ids) for ids in listed.values())
+    if len(epochs) * images > 10 * rows + 10**6:
+        raise ValueError(
+            f"{index} lists {rows} rows for {len(epochs)} epochs of {images} images: most of it is not there"
+        )
     batch = max(len(ids) for ids in listed.values())
     order = np.full((len(epochs), images), -1, np.int32)
     paths: list[list[str | None]] = []

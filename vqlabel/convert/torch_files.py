@@ -17,6 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 KINDS = "?biuf"  # of the numbers that are let in
+INTEGERS = {torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64}
+DTYPES = INTEGERS | {torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64}
+NESTING = 3  # lists in lists in the list: what was told of each step of each view of a batch
+ROUNDING = {np.dtype(np.float16): 2.0**-8, np.dtype(np.float32): 2.0**-14}  # how far out of its image a crop may end
 
 
 class UnreadableFile(ValueError):  # noqa: N818 - the name is the sentence
@@ -83,13 +87,12 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load_list(path: str, slots: tuple[int, ...]) -> list[Any]:
-    """The list in a file of torch.save, of so many items: tensors (mapped, not read), arrays, numbers, None, lists.
+    """The list in a file of torch.save, of so many items: tensors, arrays, numbers, words, None, lists of them.
 
-    UnreadableFile for whatever is wrong with the file, a harmful pickle too; FileNotFoundError if there is none.
+    Tensors are dense, contiguous and mapped, not read, unless they had to be made contiguous. UnreadableFile for
+    whatever is wrong with the file, a harmful pickle too; FileNotFoundError if there is none.
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(path)
-    _check_sizes(path)
+    plain = _Plain(_checked_size(path))
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -101,19 +104,35 @@ def load_list(path: str, slots: tuple[int, ...]) -> list[Any]:
         size = f" of {len(found)}" if isinstance(found, (list, tuple)) else ""
         allowed = " or ".join(map(str, slots))
         raise UnreadableFile(f"it holds a {type(found).__name__}{size}, not a list of {allowed} items")
-    return [_plain(item) for item in found]
+    return [plain(item) for item in found]
 
 
-def _check_sizes(path: str) -> None:
-    """UnreadableFile for an archive that says it holds more than it has: it would fill the memory."""
+def check_crops(crops: NDArray[Any]) -> None:
+    """UnreadableFile unless crops [n, 4] (top, left, height, width; fp16 or fp32) lie in their image, but for rounding.
+
+    Parts of the image; NaN and infinity lie nowhere.
+    """
+    with np.errstate(invalid="ignore"):  # NaN and infinity are met below
+        start, extent = np.array(crops.T, np.float64, order="C").reshape(2, 2, -1)
+        inside = (start >= 0) & (extent > 0) & (start + extent <= 1 + ROUNDING[crops.dtype])
+    if np.count_nonzero(inside) < inside.size:
+        bad = int(np.flatnonzero(~inside.all(0))[0])
+        raise UnreadableFile(f"crop {bad} is {crops[bad].tolist()!s:.80}, which does not lie in its image")
+
+
+def _checked_size(path: str) -> int:
+    """Bytes of a file; UnreadableFile for an archive that says it holds more than it has: it would fill the memory."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        with open(path, "rb") as file:
+            entries, size = zipfile.ZipFile(file).infolist(), file.seek(0, os.SEEK_END)
+    except FileNotFoundError:
+        raise
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
         raise UnreadableFile(_why(path, error)) from None
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(entry.file_size for entry in entries) > os.path.getsize(path):
+    if packed or sum(entry.file_size for entry in entries) > size:
         raise UnreadableFile("it is a compressed archive, which torch.save never makes")
+    return size
 
 
 def _why(path: str, error: Exception) -> str:
@@ -128,9 +147,46 @@ def _why(path: str, error: Exception) -> str:
     return f"it is cut off or damaged, or was not made by torch.save: {words.split('. ')[0]:.160}"
 
 
-def _plain(item: Any) -> Any:
-    if isinstance(item, _Array):
-        if item.array is None:
-            raise UnreadableFile("an array has no content")
-        return item.array
-    return [_plain(part) for part in item] if isinstance(item, (list, tuple)) else item
+class _Plain:
+    """Makes plain things of what was in a pickle.
+
+    A pickle may name a thing many times, in lists that hold each other, or let one number stand for a tensor of
+    billions: all items and all bytes that are copied are counted, and may be as many as the file has bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+
+    def __call__(self, item: Any, depth: int = 0) -> Any:
+        if isinstance(item, torch.Tensor):
+            return self._dense(torch.detach(item))  # not item.detach(): a pickle can put anything in its place
+        if isinstance(item, _Array):
+            if item.array is None:
+                raise UnreadableFile("an array has no content")
+            return item.array
+        if isinstance(item, (list, tuple)):
+            if depth == NESTING:
+                raise UnreadableFile(f"its lists lie in each other, more than {NESTING} deep")
+            self._spend(len(item))
+            return [self(part, depth + 1) for part in item]
+        if item is None or isinstance(item, (bool, int, float, str)):
+            return item
+        raise UnreadableFile(f"it holds a {type(item).__name__}, where only tensors and numbers belong")
+
+    def _dense(self, tensor: torch.Tensor) -> torch.Tensor:
+        plain = tensor.is_cpu and tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_neg())
+        if not plain or tensor.dtype not in DTYPES:
+            way = "nested" if tensor.is_nested else "negated" if tensor.is_neg() else str(tensor.layout)
+            raise UnreadableFile(
+                f"it holds a tensor of {tensor.dtype} on {tensor.device} ({way}), but only dense ones of real numbers "
+                "on the CPU (torch.strided) are read"
+            )
+        if tensor.is_contiguous():
+            return tensor
+        self._spend(tensor.numel() * tensor.element_size())
+        return tensor.contiguous()
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise UnreadableFile(f"its lists and tensors claim to hold more than the {self._size:,} bytes of the file")
