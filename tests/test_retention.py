@@ -282,7 +282,17 @@ def test_each_source_is_judged_at_its_own_best_temperature() -> None:
         facts = {**Cell(source, 4.0, 0, TINY).facts(), "accuracy": accuracy}
         found["cells"][f"{source.name} cool"] = {**facts, "bytes": found["cells"][f"{source.name} 0"]["bytes"]}
     text = "\n".join(retention_table.tables(found, TINY))
-    assert "| 79.00 +- 0.50 (2) | 98.8 | 95.0 | 79.00 +- 0.50 (2), T = 20 | 87.8 | 63.3 |" in text
+    assert "| 79.00 +- 0.50 (2) | 98.8 | 95.0 | 79.00 +- 0.50 (2), T = 20 | 87.2 | 62.3 |" in text
+    assert "| 4 | ours, prior replay, 4 B | 98.2 / 90 | 86.67 / 60.7 | 1 | **no** |" in text
+
+
+def test_students_are_compared_seed_against_seed() -> None:
+    found = results()
+    del found["cells"]["faiss OPQ2 1"]  # its other student had 70.5, with bad luck
+    found["cells"]["ours, prior replay, 2 B 0"]["accuracy"] = 70.6
+    text = "\n".join(retention_table.tables(found, TINY))
+    assert "| 70.50 (1) | 88.7 | 55.0 |" in text  # of 79.5, not of 80
+    assert "faiss OPQ2 (3 B" not in text
 
 
 def test_other_efforts_and_teachers_are_kept_apart(labels: rate_measure.Labels, tmp_path: Path) -> None:

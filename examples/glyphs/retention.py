@@ -70,7 +70,7 @@ def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
     part, parts = _part(options.part)
     for source in chosen[part::parts]:
         for temperature in options.temperature or TEMPERATURES:
-            if source.warm_only and temperature != TEMPERATURES[0]:
+            if temperature not in source.temperatures:
                 continue
             for seed in range(options.seeds):
                 yield Cell(source, temperature, seed, settings, options.effort)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from examples.glyphs import distill, rate_measure, rivals, teacher, training
 from examples.glyphs.rate_measure import MANY_ROWS, Labels
-from examples.glyphs.retention_sources import FIT, Source
+from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 from examples.glyphs.student import Batch, plan
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
@@ -160,7 +160,7 @@ def _kept_rows(settings: Settings, keep: int) -> int:
 
 def file_path(source: Source, settings: Settings, labels: Labels, effort: float) -> Path:
     """Where the file of a source that is fitted is kept."""
-    facts = [FITTED, labels.teacher, settings.labels_path().name, _kept_rows(settings, source.keep), effort, FIT]
+    facts = [FITTED, labels.teacher, settings.labels_path().name, _kept_rows(settings, source.keep), effort, source.fit]
     facts += [source.prior, source.bytes, source.form]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return settings.folder() / f"retention-{name}.safetensors"
@@ -176,8 +176,8 @@ def _fit(source: Source, settings: Settings, labels: Labels, effort: float) -> L
     path = file_path(source, settings, labels, effort)
     side = None if source.prior == "none" else labels.info
     logits = labels.logits[: _kept_rows(settings, source.keep)]
-    options: dict[str, Any] = {"prior": source.prior, "form": source.form, "temperatures": (FIT,), "effort": effort}
-    encoder = LabelEncoder.fit(logits, side=side, bytes_per_label=float(source.bytes), **options)
+    options: dict[str, Any] = {"prior": source.prior, "form": source.form, "bytes_per_label": float(source.bytes)}
+    encoder = LabelEncoder.fit(logits, side=side, temperatures=(source.fit,), effort=effort, **options)
     return encoder.encode(logits, path, metadata={"teacher": labels.teacher})
 
 

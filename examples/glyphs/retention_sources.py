@@ -18,7 +18,7 @@ RATES = {
 }
 FAISS = ("OPQ4_64,PQ4x8", "OPQ8_64,PQ8x8", "OPQ16_64,PQ16x8")
 VQAE_RATES = (8, 16, 57)  # 57 bytes are 35 times less than fp16, the middle of what the paper says of itself
-FIT = 20.0  # the temperature that codecs are fitted for, whatever the student's
+FIT = 20.0  # the temperature that codecs are fitted for unless a source says otherwise
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Source:
     index: str = ""  # name of a faiss index
     schedule: str = "constant"  # of the temperature; "step" is LPQLD's
     alignment: str = "none"  # of the student's temperature; "grid" is LPQLD's, "smooth" ours
+    fit: float = FIT  # the temperature that a codec is fitted for
 
     @property
     def name(self) -> str:
@@ -45,6 +46,7 @@ class Source:
             "faiss": f"faiss {self.index}",
         }  # fmt: skip
         extra = [f"pruned {self.keep}x"] * (self.keep > 1) + ["DKR"] * (self.schedule != "constant")
+        extra += [f"fitted for T = {self.fit:g}"] * (self.fit != FIT)
         extra += {"none": [], "grid": ["CA"], "smooth": ["smooth CA"]}[self.alignment]
         return " + ".join([words.get(self.scheme, self.scheme), *extra])
 
@@ -59,9 +61,11 @@ class Source:
         return self.scheme in ("vq", "vqae")
 
     @property
-    def warm_only(self) -> bool:
-        """Whether it sets the temperature itself, so that one run stands for all."""
-        return self.scheme == "hard" or self.schedule != "constant"
+    def temperatures(self) -> tuple[float, ...]:
+        """Those of its students: one where it sets the temperature itself, or was fitted for one of its own."""
+        if self.scheme == "hard" or self.schedule != "constant":
+            return TEMPERATURES[:1]
+        return TEMPERATURES if self.fit == FIT else (self.fit,)
 
 
 def sources() -> Iterator[Source]:
@@ -76,6 +80,7 @@ def sources() -> Iterator[Source]:
     yield from (Source("vq", "classes", 8, keep=keep) for keep in (10, 3))
     yield from (Source("vq", prior, size, keep=10) for prior, size in (("classes", 4), ("none", 8), ("replay", 4)))
     yield Source("vq", "replay", 8, keep=30)  # one epoch of labels, all the time
+    yield from (Source("vq", "replay", size, fit=4.0) for size in (16, 8))
     for alignment in ("grid", "smooth", "none"):
         yield Source("vq", "replay", 8, keep=10, schedule="step", alignment=alignment)
 
