@@ -40,7 +40,7 @@ def write(folder: Path, images: int, batch: int, epochs: int, logits: torch.Tens
 
 def convert(folder: Path, out: Path, encoder: LabelEncoder | None = None) -> LabelFile:
     """The set as a label file, with `raw` unless an encoder is given."""
-    found = open_foreign(str(folder), Options(str(out.parent)), "sre2l")
+    found = open_foreign(str(folder), Options(str(out.parent), size=224), "sre2l")
     encoder = encoder or LabelEncoder(found.codec)
     facts: dict[str, Any] = {"metadata": found.metadata | {"images": found.images}, "tensors": found.tensors}
     return encoder.encode(found.source, out, **facts, progress=False)

@@ -1,4 +1,4 @@
-"""The distilled set: a few real images a class, and the teacher's logits for every augmented view of them, in fp16.
+"""The distilled set: images, real or made by a method, and the teacher's logits for every augmented view, in fp16.
 
 Made as RDED and SRe2L relabel: the teacher sees each mixed view and its raw logits are kept. Rows are streamed into a
 label file, so that a set larger than memory is made, and an interrupted one goes on.
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from examples.glyphs import perturb, teacher, training
-from examples.glyphs.settings import CROPS, Settings
+from examples.glyphs.settings import Settings
+from examples.glyphs.synthesis import sets
 from vqlabel import LabelFile
-from vqlabel.replay import ReplayRecipe
 from vqlabel.views import fingerprint
 from vqlabel.writer import LabelWriter
 
@@ -23,22 +23,8 @@ BATCH = 512
 
 
 def images(settings: Settings) -> torch.Tensor:
-    """Distilled images [ipc * C, 1, 32, 32] of uint8; image i is of class i modulo C.
-
-    The first eight of a class are its renderings; from there on renderings with a perturbation of their own.
-    """
-    plain = settings.teacher_images
-    extra = settings.ipc * settings.classes - len(plain)
-    if extra <= 0:
-        return plain[: settings.ipc * settings.classes]
-    recipe = ReplayRecipe(seed=settings.seed + 2**34, images=extra, scale=(0.8, 1.0), **CROPS)
-    source = plain.repeat(-(-extra // len(plain)), 1, 1, 1)[:extra]
-    made = []
-    for start in range(0, extra, BATCH):
-        view = recipe.parameters(0, np.arange(start, min(start + BATCH, extra)))
-        pixels = perturb.views(source, recipe, view, perturb.TRAINING) / 2 + 0.5
-        made.append((pixels.clamp(0, 1) * 255).round().to(torch.uint8))
-    return torch.cat([plain, *made])
+    """Distilled images [ipc * C, 1, 32, 32] of uint8, made as the method says; image i is of class i modulo C."""
+    return sets.images(settings)
 
 
 def labels(settings: Settings) -> LabelFile:

@@ -5,6 +5,7 @@ All of it is drawn from the recipe's own streams, so it is replayed like the cro
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,19 +31,25 @@ class Strength:
 
 
 TRAINING = Strength(rotation=0.15, shear=0.2, zoom=0.1, contrast=0.5, brightness=0.15, noise=0.25)
+SHAPE = dataclasses.replace(TRAINING, contrast=0.0, brightness=0.0, noise=0.0)
 TESTING = Strength(rotation=0.2, shear=0.2, zoom=0.12, contrast=0.6, brightness=0.2, noise=0.32)
 
 
 def views(images: torch.Tensor, recipe: ReplayRecipe, parameters: Parameters, strength: Strength) -> torch.Tensor:
     """Views [B, 1, 32, 32] as networks see them: replayed, perturbed, around zero."""
+    return perturbed(apply(images, parameters), recipe, parameters, strength)
+
+
+def perturbed(x: torch.Tensor, recipe: ReplayRecipe, parameters: Parameters, strength: Strength) -> torch.Tensor:
+    """Replayed views [B, 1, 32, 32] of 0 to 1 as networks see them."""
     words = [recipe.draws(parameters.epochs, parameters.images, SHAPE_STREAM, block) for block in (0, 1)]
-    u = torch.from_numpy((np.concatenate(words, axis=1) * (2 / 2**32) - 1).astype(np.float32)).to(images.device)
-    x = _affine(apply(images, parameters), u, strength)
+    u = torch.from_numpy((np.concatenate(words, axis=1) * (2 / 2**32) - 1).astype(np.float32)).to(x.device)
+    x = _affine(x, u, strength)
     contrast = 1 - strength.contrast * (u[:, 4] + 1) / 2
     level = strength.brightness * u[:, 5]
     x = (x - 0.5) * contrast[:, None, None, None] + level[:, None, None, None]
     amplitude = strength.noise * (u[:, 6] + 1) / 2
-    noise = torch.from_numpy(_noise(recipe, parameters, x[0].numel())).to(images.device)
+    noise = torch.from_numpy(_noise(recipe, parameters, x[0].numel())).to(x.device)
     return (x + noise.view_as(x) * amplitude[:, None, None, None]) * 2
 
 

@@ -53,7 +53,13 @@ class Cell:
 
     def facts(self) -> dict[str, Any]:
         """What the result depends on."""
-        return {**asdict(self), "precision": str(PRECISION), "taught": TAUGHT, "name": self.source.name}
+        return {
+            **asdict(self),
+            "settings": self.settings.facts(),
+            "precision": str(PRECISION),
+            "taught": TAUGHT,
+            "name": self.source.name,
+        }
 
     def key(self, teacher: str) -> str:
         """Name of the cell in the results: what was found with another setting is never taken for it."""
@@ -90,7 +96,7 @@ def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
     done = rate.read(path)["cells"]
     todo = [cell for cell in wanted if cell.key(labels.teacher) not in done]
     if any(
-        cell["teacher"] != labels.teacher and cell["settings"] == asdict(wanted[0].settings) for cell in done.values()
+        cell["teacher"] != labels.teacher and cell["settings"] == wanted[0].settings.facts() for cell in done.values()
     ):
         raise ValueError(f"{path} holds students of another teacher's labels; move it away to begin again")
     for number, cell in enumerate(todo):
@@ -137,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="100 classes; results are kept in the cache")
     parser.add_argument("--mixing", type=float, default=0.5, help="share of rows with CutMix")
     parser.add_argument("--ipc", type=int, default=5, help="images a class")
+    parser.add_argument("--method", default="random", help="how the images are made, as synthesize says")
     parser.add_argument("--seeds", type=int, default=3, help="students of each source and temperature")
     parser.add_argument("--temperature", type=float, action="append", help=f"may be repeated; {TEMPERATURES}")
     parser.add_argument("--only", action="append", default=[], help="sources with this in their name; may be repeated")
@@ -144,10 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--effort", type=float, default=1.0, help="of fits; less is quicker and worse")
     parser.add_argument("--results", type=Path, help="results/retention.json")
     options = parser.parse_args(arguments)
-    settings = Settings.quick() if options.quick else Settings(ipc=options.ipc)
-    settings = dataclasses.replace(settings, mixing=options.mixing)
-    options.results = options.results or (settings.folder() if options.quick else run.RESULTS) / "retention.json"
     try:
+        settings = Settings.quick() if options.quick else Settings(ipc=options.ipc)
+        settings = dataclasses.replace(settings, mixing=options.mixing, method=options.method)
+        options.results = options.results or (settings.folder() if options.quick else run.RESULTS) / "retention.json"
         commands[options.command](settings, options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -88,7 +88,8 @@ def draw(axes: Any, found: list[tuple[int, float, float, Entry]], settings: Sett
     ipc = np.geomspace(min(IPCS), max(IPCS), 100)
     for budget in BUDGETS:
         label_bytes = budget / (settings.classes * ipc) - PIXELS
-        axes.plot(ipc[label_bytes >= 0], law.accuracy(ipc, label_bytes)[label_bytes >= 0], label=f"{budget / 1e6:g} MB")
+        enough = label_bytes >= 0  # for the images alone
+        axes.plot(ipc[enough], law.accuracy(ipc[enough], label_bytes[enough]), label=f"{budget / 1e6:g} MB")
     for scheme, marker in (("vq", "o"), ("hard", "_"), ("fp16", ">"), ("lpld", "^")):
         some = [(i, accuracy) for i, _, accuracy, entry in found if entry.source.scheme == scheme]
         if some:

@@ -56,7 +56,7 @@ class Entry:
 def entries(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> list[Entry]:
     """Students of these settings by source, in the order in which they were run, and of the teacher itself."""
     found: dict[Source, Entry] = {}
-    wanted = dataclasses.asdict(settings), effort
+    wanted = settings.facts(), effort
     for cell in results["cells"].values():
         if (cell["settings"], cell["effort"]) != wanted:
             continue
@@ -103,7 +103,8 @@ def tables(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> 
     if not found:
         return
     always = "always on" if settings.mixing == 1 else f"with p = {settings.mixing:g}"
-    yield f"## {settings.classes} classes, {settings.ipc} images a class, {settings.epochs} epochs, CutMix {always}\n"
+    kind = "images" if settings.method == "random" else f"{settings.method} images"
+    yield f"## {settings.classes} classes, {settings.ipc} {kind} a class, {settings.epochs} epochs, CutMix {always}\n"
     yield from _must(found)
     yield from _sources(found)
     yield from _ahead(found)

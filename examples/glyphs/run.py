@@ -105,10 +105,12 @@ def _all(settings: Settings, options: argparse.Namespace) -> None:
 
 def _baseline(settings: Settings, options: argparse.Namespace) -> None:
     """Students from hard and from full labels: IPC x temperature x seed. A finished cell is never run again."""
+    if settings.method != "random":
+        raise ValueError(f"the baseline is of real images, not of method {settings.method!r}")
     path = options.results / "baseline.json"
     results = _read(path)
     here: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
-    results["settings"] = {k: v for k, v in dataclasses.asdict(settings).items() if k != "ipc"}
+    results["settings"] = {k: v for k, v in settings.facts().items() if k != "ipc"}
     with _stopwatch(results, "teacher", settings.teacher_path()):
         here["teacher"] = teacher.train(settings)[1]  # the last bits of its weights depend on the processor
     results["machines"] = [*(m for m in results.get("machines", []) if m != here), here]
