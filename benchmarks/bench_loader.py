@@ -22,7 +22,6 @@ from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.vq import VQ
 from vqlabel.data import DistilledDataset, ReplaySampler, collate
 from vqlabel.replay import ReplayRecipe
-from vqlabel.scene import metadata_of, tensors_of
 from vqlabel.side import SideInformation
 from vqlabel.views import apply
 
@@ -41,8 +40,8 @@ def label_file(path: Path, rows: int, prior: str) -> LabelFile:
     for weight in decoder.parameters():
         torch.nn.init.normal_(weight, 0, weight.shape[-1] ** -0.5)
     codec = VQ(CLASSES, LAYOUT, decoder, shape, None)
-    metadata = {"codec": codec.config(), "classes": CLASSES, **metadata_of(side, rows)}
-    tensors = {**codec.tensors(), **tensors_of(side)}
+    metadata = {"codec": codec.config(), "classes": CLASSES, **side.facts(rows)}
+    tensors = {**codec.tensors(), **side.tensors(rows)}
     random = np.random.default_rng(0).integers(0, 256, (min(rows, 2**20), 8)).astype(np.uint8)
     with LabelFile.create(path, rows=rows, row_bytes=8, tensors=tensors, metadata=metadata) as writer:
         for start in range(0, rows, len(random)):

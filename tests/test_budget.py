@@ -33,8 +33,9 @@ from vqlabel.codecs import foundation
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.stored import store
+from vqlabel.known import IMAGE_TIERS
 from vqlabel.replay import ReplayRecipe
-from vqlabel.side import TIERS, SideInformation
+from vqlabel.side import SideInformation
 
 BATCHED = ("sre2l", "cda", "lpld", "lpqld")
 
@@ -164,7 +165,7 @@ def test_our_file_has_the_size_that_is_counted(prior: str, size: int, tmp_path: 
 
 
 @pytest.mark.parametrize("C", [2, 10, 64, 1_000, 10_450])
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", IMAGE_TIERS)
 def test_codecs_are_chosen_as_a_fit_chooses_them(tier: str, C: int) -> None:
     assert [choosing.BYTES_PER_CLASS[tier], foundation.PRIOR_WIDTH.get(tier, 0)] == [
         {"none": 285, "classes": 285, "replay": 780, "image": 755}[tier],

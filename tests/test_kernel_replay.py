@@ -23,7 +23,7 @@ from vqlabel.keys import Keys
 from vqlabel.law import law_of
 from vqlabel.paths import KernelPath
 from vqlabel.replay import USER_STREAM, ReplayRecipe
-from vqlabel.side import Side, SideInformation
+from vqlabel.side import ImageSide, SideInformation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +33,7 @@ RECIPE = ReplayRecipe(
 )
 DRAWS = [[USER_STREAM, 0], [2**32 - 1, 2**32 - 1]]
 HERE = torch.device(DEVICE)
-NUMBERS = [field.name for field in dataclasses.fields(Side) if field.name != "views"]
+NUMBERS = [field.name for field in dataclasses.fields(ImageSide) if field.name != "views"]
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def info_of(recipe: ReplayRecipe | None, draws: Any = ()) -> SideInformation:
     return SideInformation(np.arange(recipe.images if recipe else IMAGES) * 7 % 37, recipe, draws=draws)
 
 
-def by_kernel(info: SideInformation, rows: np.ndarray[Any, Any], features: int) -> Side:
-    return Side(*replay.side(torch.from_numpy(rows).to(HERE), law_of(info, HERE), features), None)  # type: ignore[call-arg]
+def by_kernel(info: SideInformation, rows: np.ndarray[Any, Any], features: int) -> ImageSide:
+    return ImageSide(*replay.side(torch.from_numpy(rows).to(HERE), law_of(info, HERE), features), None)  # type: ignore[call-arg]
 
 
-def assert_same(found: Side, truth: Side) -> None:
+def assert_same(found: ImageSide, truth: ImageSide) -> None:
     for name in NUMBERS:
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(truth, name), rtol=0, atol=0, msg=name)
 

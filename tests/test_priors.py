@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from vqlabel.codecs.layout import PriorShape
 from vqlabel.codecs.priors import make_prior
+from vqlabel.known import REGIMES
 from vqlabel.replay import CUTMIX, MIXUP, ReplayRecipe
-from vqlabel.side import REGIMES, SideInformation
+from vqlabel.side import SideInformation
 
 CLASSES, SIZE = 11, 32
 RECIPE = ReplayRecipe(seed=3, images=IMAGES, height=48, width=40, size=SIZE, cutmix=0.3, mixup=0.3)

@@ -22,7 +22,8 @@ from vqlabel.codecs.priors import ClassPrior
 from vqlabel.codecs.search import Search
 from vqlabel.codecs.stored import restore, rounded, store
 from vqlabel.codecs.vq import VQ
-from vqlabel.side import REGIMES, Side, SideInformation
+from vqlabel.known import REGIMES, Side
+from vqlabel.side import SideInformation
 from vqlabel.sources import open_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,13 +17,16 @@ from vqlabel.arguments import check_word
 from vqlabel.codecs import Codec, load_codec
 from vqlabel.errors import Corrupt, about
 from vqlabel.file import LabelFile, PathLike
-from vqlabel.keys import Keys
+from vqlabel.keys import Keys, tier_of
+from vqlabel.known import Side
 from vqlabel.packed import PackedLabels
 from vqlabel.paths import BACKENDS, Path, choose_path
 from vqlabel.replay import ReplayRecipe
 from vqlabel.scene import recipe_of
-from vqlabel.side import Side
+from vqlabel.sequences import Sequences
 from vqlabel.stored import StoredViews
+from vqlabel.text import sequences_of, text_of
+from vqlabel.text_keys import TextKeys
 from vqlabel.wanted import Terms, Wanted
 
 _OPEN: WeakValueDictionary[str, LabelDecoder] = WeakValueDictionary()  # by what tells them apart in all processes
@@ -47,18 +50,25 @@ class LabelDecoder:
     """
 
     def __init__(
-        self, path: PathLike, device: torch.device | str | None = None, *, backend: str = "auto", load: str = "auto"
+        self,
+        path: PathLike,
+        device: torch.device | str | None = None,
+        *,
+        backend: str = "auto",
+        load: str = "auto",
+        tokens: ArrayLike | None = None,
     ) -> None:
         check_word("backend", backend, BACKENDS)
-        self._open(LabelFile(path, load=load), torch.device(device or "cpu"), backend, secrets.token_hex(8))
+        self._open(LabelFile(path, load=load), torch.device(device or "cpu"), backend, secrets.token_hex(8), tokens)
         self._codec_here()  # a file that cannot be decoded says so now
 
-    def _open(self, file: LabelFile, device: torch.device, backend: str, token: str) -> None:
+    def _open(self, file: LabelFile, device: torch.device, backend: str, token: str, tokens: ArrayLike | None) -> None:
         self.file, self.device, self.backend, self._token = file, device, backend, token
         self._codec: Codec | None = None
         self._paths: dict[torch.device, Path] = {}
         self._lock = threading.Lock()
-        self._keys = Keys.of_file(file)
+        self._tokens = tokens
+        self._keys = TextKeys(text_of(file, tokens), len(file)) if tier_of(file) == "tokens" else Keys.of_file(file)
         _OPEN[token] = self
 
     @property
@@ -88,6 +98,11 @@ class LabelDecoder:
             return recipe_of(self.file)
         except (TypeError, ValueError) as error:
             raise Corrupt(f"{self.file.path}: {error}") from None
+
+    @cached_property
+    def sequences(self) -> Sequences | None:
+        """The sequences that the rows are positions of; None for labels of images."""
+        return sequences_of(self.file)
 
     @property
     def bytes_per_label(self) -> float:
@@ -129,6 +144,17 @@ class LabelDecoder:
         codes = self.file.gather(numbers)
         data = np.concatenate([codes, self._keys.of(numbers)], axis=1) if self._keys.size else codes
         return PackedLabels(self, torch.from_numpy(data))
+
+    def of_sequences(self, numbers: ArrayLike, length: int | None = None) -> tuple[PackedLabels, torch.Tensor]:
+        """Packed labels of all rows of these sequences [B], one after the other, and a mask bool [B, length].
+
+        The mask says where they belong in tensors of the sequences that begin at column 0: `logits[mask]` are the
+        student's for the same rows. length is that of the longest, unless given; what lies beyond it is left out.
+        """
+        if self.sequences is None:
+            raise ValueError(f"{self.file.path} is not of sequences: read(rows) gives its labels")
+        rows, mask = self.sequences.batch(numbers, length)
+        return self.read(rows), torch.from_numpy(mask)
 
     def __call__(
         self,
@@ -200,10 +226,10 @@ class LabelDecoder:
         return self._codec
 
     def __reduce__(self) -> Any:
-        return decoder_named, (self.name,)
+        return decoder_named, (self.name, self._tokens)
 
 
-def decoder_named(name: tuple[Any, ...]) -> LabelDecoder:
+def decoder_named(name: tuple[Any, ...], tokens: ArrayLike | None = None) -> LabelDecoder:
     """The decoder of this name: the one that is open in this process, else a new one."""
     from vqlabel.file import _reopen
 
@@ -212,5 +238,5 @@ def decoder_named(name: tuple[Any, ...]) -> LabelDecoder:
         found = _OPEN.get(token)
         if found is None:
             found = LabelDecoder.__new__(LabelDecoder)
-            found._open(_reopen(*opened), torch.device(device), backend, token)
+            found._open(_reopen(*opened), torch.device(device), backend, token, tokens)
     return found

@@ -14,12 +14,14 @@ from vqlabel.codecs.base import Codec
 from vqlabel.codecs.options import FitOptions
 from vqlabel.encoding import Blocks, Plan, begin, write_rows
 from vqlabel.file import LabelFile, PathLike
+from vqlabel.known import Information
 from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 from vqlabel.sampling import draw
-from vqlabel.scene import check_classes, joined, metadata_of, side_of, tensors_of
-from vqlabel.side import SideInformation, Views
+from vqlabel.scene import joined
+from vqlabel.side import Views
 from vqlabel.sources import open_source
+from vqlabel.text import information_of
 
 
 class LabelEncoder:
@@ -35,12 +37,11 @@ class LabelEncoder:
     LabelFile('labels.safetensors', codec='raw', rows=1000, row_bytes=20)
     """
 
-    def __init__(
-        self, codec: Codec, side: SideInformation | None = None, measured: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, codec: Codec, side: Information | None = None, measured: dict[str, Any] | None = None) -> None:
         if side is None and codec.tier != "none":
             raise ValueError(f"the prior of this codec is {codec.tier!r}: give side=, or a file that has it")
-        check_classes(side, codec.classes)
+        if side is not None:
+            side.check(codec.classes)
         self.codec = codec
         self.side = side
         self.measured = measured
@@ -55,7 +56,7 @@ class LabelEncoder:
         cls,
         source: Any,
         *,
-        side: SideInformation | None = None,
+        side: Information | None = None,
         rows: int = 100_000,
         held_out: int = 5_000,
         progress: bool | Callable[[str], None] = True,
@@ -119,13 +120,13 @@ class LabelEncoder:
         LabelFile.create(plan.path, **sizes, tensors=tensors, metadata=plan.metadata).close()
 
     @classmethod
-    def load(cls, path: PathLike, views: Views | None = None, *, side: SideInformation | None = None) -> LabelEncoder:
+    def load(cls, path: PathLike, views: Views | None = None, *, side: Information | None = None) -> LabelEncoder:
         """Encoder that `save` kept. views makes the pixels for a prior that looks at them.
 
         side replaces the side information of the file, of which it holds no stored views.
         """
         file = LabelFile(path)
-        encoder = cls(load_codec(file), side or side_of(file, views), file.metadata.get("measured"))
+        encoder = cls(load_codec(file), side or information_of(file, views), file.metadata.get("measured"))
         encoder.temperatures = tuple(file.metadata.get("temperatures", ()))
         return encoder
 
@@ -136,13 +137,15 @@ class LabelEncoder:
             facts["temperatures"] = list(self.temperatures)
         if self.measured is not None:
             facts["measured"] = self.measured
-        facts |= metadata_of(self.side, rows)
-        tensors = {**self.codec.tensors(), **tensors_of(self.side)}
+        tensors = self.codec.tensors()
+        if self.side is not None:
+            facts |= self.side.facts(rows)
+            tensors = {**tensors, **self.side.tensors(rows)}
         name = os.path.abspath(os.fspath(path))
         return Plan(name, rows, self.codec.row_bytes, tensors, joined(facts, metadata))
 
 
-def _check_fit(source: Any, side: SideInformation | None, options: FitOptions, rows: int, held_out: int) -> None:
+def _check_fit(source: Any, side: Information | None, options: FitOptions, rows: int, held_out: int) -> None:
     if not source.any_order:
         raise ValueError(
             "an iterator gives its rows once, but fitting and encoding both need them: give an array, a path, a "
@@ -154,7 +157,8 @@ def _check_fit(source: Any, side: SideInformation | None, options: FitOptions, r
         raise ValueError(f"rows must be at least 1 and held_out at least 0, got {rows} and {held_out}")
     if side is None and options.prior != "none":
         raise ValueError(f"prior {options.prior!r} needs to know the images behind the rows: give side=, or --like")
-    check_classes(side, source.classes)
+    if side is not None:
+        side.check(source.classes)
 
 
 def _speaker(progress: bool | Callable[[str], None]) -> Callable[[str], None]:

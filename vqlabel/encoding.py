@@ -17,12 +17,12 @@ from vqlabel.codecs.sample import BLOCK
 from vqlabel.codecs.topk import TopK
 from vqlabel.file import LabelFile
 from vqlabel.format import checksum
+from vqlabel.known import Information
 from vqlabel.logits import check_finite, check_not_probabilities
 from vqlabel.metadata import format_metadata
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
 from vqlabel.sampling import view_bytes
-from vqlabel.side import SideInformation
 from vqlabel.sources import Source, SparseSource
 from vqlabel.storage import PARTIAL, opened, region_checksum
 from vqlabel.writer import LabelWriter
@@ -42,7 +42,7 @@ class Plan:
     metadata: Mapping[str, Any]
 
 
-def block_rows(codec: Codec, side: SideInformation | None) -> int:
+def block_rows(codec: Codec, side: Information | None) -> int:
     """Rows of a block: BLOCK, or a smaller power of two where a row is large."""
     row = max(4 * codec.classes, view_bytes(side, codec.tier))
     return min(BLOCK, 1 << max(0, (BLOCK_BYTES // row).bit_length() - 1))
@@ -104,7 +104,7 @@ class Blocks:
     is filled up with its last row. The same rows then get the same bytes whoever encodes them.
     """
 
-    def __init__(self, codec: Codec, source: Source, side: SideInformation | None) -> None:
+    def __init__(self, codec: Codec, source: Source, side: Information | None) -> None:
         self._codec, self._source = codec, source
         self._side = side if codec.tier != "none" else None
         self.size = block_rows(codec, self._side)

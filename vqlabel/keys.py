@@ -15,10 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from vqlabel.codecs.base import Codec
 from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
+from vqlabel.known import Side
 from vqlabel.law import Law, law_of
 from vqlabel.replay import ReplayRecipe
-from vqlabel.scene import check_classes, side_of
-from vqlabel.side import Side, SideInformation, unmixed
+from vqlabel.scene import side_of
+from vqlabel.side import ImageSide, SideInformation, unmixed
+
+
+def tier_of(file: LabelFile) -> str:
+    """What the prior of a file looks at."""
+    prior = file.metadata["codec"].get("prior")
+    return str(prior.get("tier", "none")) if isinstance(prior, dict) else "none"
 
 
 class Keys:
@@ -32,9 +39,7 @@ class Keys:
     @classmethod
     def of_file(cls, file: LabelFile) -> Keys:
         """Keys of the rows of a file."""
-        codec = file.metadata["codec"]
-        prior = codec.get("prior") if codec["id"] == "vq" else None
-        tier = prior.get("tier", "none") if isinstance(prior, dict) else "none"
+        tier = tier_of(file)
         info = None if tier == "none" else side_of(file)
         if tier != "none" and info is None:
             raise Corrupt(
@@ -52,7 +57,7 @@ class Keys:
         if shape is None or self._info is None:
             return
         try:
-            check_classes(self._info, shape.classes)
+            self._info.check(shape.classes)
         except ValueError as error:
             raise Corrupt(str(error)) from None
         if shape.tier != "classes" and shape.images != self._info.images:
@@ -87,13 +92,13 @@ class Keys:
             side = self._info.of(rows.cpu().numpy(), tier=tier).to(keys.device)
         return replace(side, views=views)
 
-    def _drawn(self, rows: torch.Tensor) -> Side:
+    def _drawn(self, rows: torch.Tensor) -> ImageSide:
         from vqlabel.kernels import replay
 
         assert self._info is not None
         width = 0 if self.tier == "classes" else self._info.features
         images, partners, own, other, share, features = replay.side(rows, self._law(rows.device), width)
-        return Side(images, partners, own, other, share, features, None)
+        return ImageSide(images, partners, own, other, share, features, None)
 
     def _law(self, device: torch.device) -> Law:
         assert self._info is not None

@@ -27,6 +27,9 @@ KINDS = {
     "temperatures": LIST,
     "measured": OBJECT,
     "created_by": TEXT,
+    "sequences": OBJECT,
+    "text": TEXT,
+    "tokenizer": TEXT,
 }
 REQUIRED = ("format", "format_version", "rows_per_chunk", "codec")
 KNOWN_FEATURES = frozenset({GAPS})  # what `requires` may ask of this reader

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 from vqlabel.codecs.sample import BLOCK, Sample
 from vqlabel.codecs.values import LARGEST_HALF
+from vqlabel.known import Information, Side, joined
 from vqlabel.logits import check_finite, check_not_probabilities
 from vqlabel.ranks import Ranks
-from vqlabel.side import Side, SideInformation
 from vqlabel.sources import Source
 
 SAMPLE_BYTES = 2**30  # all ranks together, so that more ranks do not mean another sample
@@ -35,7 +34,7 @@ def share_out(count: int, rows: int, held_out: int, room: int) -> tuple[int, int
 
 def draw(
     source: Source,
-    side: SideInformation | None,
+    side: Information | None,
     *,
     tier: str,
     rows: int,
@@ -51,8 +50,7 @@ def draw(
     if (fitted, held) != (rows, held_out):
         why = "what fits into 1 GiB" if room < min(count, rows + held_out) else f"of {count:,}"
         say(f"fitting on {fitted:,} rows and holding out {held:,}, {why}")
-    chosen = np.random.default_rng(seed).choice(count, fitted + held, replace=False)
-    chosen = present(source.missing, chosen)
+    chosen = present(source.missing, source.choose(count, (fitted, held), np.random.default_rng(seed)))
     ranks = Ranks.here()
     own = np.concatenate([chosen[:fitted][ranks.own(fitted)], chosen[fitted:][ranks.own(held)]])
     logits, split = read_rows(source, own), len(ranks.own(fitted))
@@ -81,15 +79,15 @@ def present(missing: NDArray[np.bool_] | None, numbers: NDArray[np.int64]) -> ND
     return found
 
 
-def _bytes_of_a_row(source: Source, side: SideInformation | None, tier: str) -> int:
+def _bytes_of_a_row(source: Source, side: Information | None, tier: str) -> int:
     size = source.classes * (2 if source.dtype in HALVES else 4)
     return size + view_bytes(side, tier)
 
 
-def view_bytes(side: SideInformation | None, tier: str) -> int:
+def view_bytes(side: Information | None, tier: str) -> int:
     """Bytes of what a prior looks at for one row."""
-    views = None if side is None or tier != "image" else side.of([0], tier=tier).views
-    return 0 if views is None else views.nbytes
+    views = getattr(side.of([0], tier=tier), "views", None) if side is not None and tier == "image" else None
+    return 0 if views is None else int(views.nbytes)
 
 
 def read_rows(source: Source, numbers: NDArray[np.int64]) -> torch.Tensor:
@@ -110,12 +108,7 @@ def read_rows(source: Source, numbers: NDArray[np.int64]) -> torch.Tensor:
     return kept
 
 
-def side_of_rows(side: SideInformation, numbers: NDArray[np.int64], tier: str) -> Side:
+def side_of_rows(side: Information, numbers: NDArray[np.int64], tier: str) -> Side:
     """Side information of these rows, made in parts: views take room while they are made."""
     starts = range(0, max(len(numbers), 1), BLOCK)
-    parts = [side.of(numbers[start : start + BLOCK], tier=tier) for start in starts]
-    columns = []
-    for field in fields(Side):
-        values = [getattr(part, field.name) for part in parts]
-        columns.append(None if values[0] is None else torch.cat(values))
-    return Side(*columns)  # type: ignore[arg-type]
+    return joined([side.of(numbers[start : start + BLOCK], tier=tier) for start in starts])

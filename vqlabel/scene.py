@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
 from vqlabel.replay import ReplayRecipe
-from vqlabel.side import SideInformation, Views
+from vqlabel.side import CLASSES, SideInformation, Views
 from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, SEEDS, StoredViews
 from vqlabel.view_layout import ViewLayout
 
-CLASSES = "images.class"
 OURS = ("codec", "classes", "temperatures", "measured", "format", "format_version")  # metadata that is not the user's
 
 
@@ -63,32 +61,6 @@ def draws_of(file: LabelFile) -> Any:
 def only_the_author_knows(file: LabelFile) -> bool:
     """Whether something shaped the views that no Parameters tell of: draws, seeds or cutouts of the author's own."""
     return bool(draws_of(file)) or not {SEEDS, CUTOUTS}.isdisjoint(file.tensor_names)
-
-
-def tensors_of(side: SideInformation | None) -> dict[str, NDArray[Any]]:
-    """The table of the images' classes, as narrow as they allow."""
-    if side is None:
-        return {}
-    return {CLASSES: side.classes.astype(np.uint16 if side.classes.max() < 2**16 else np.uint32)}
-
-
-def metadata_of(side: SideInformation | None, rows: int) -> dict[str, Any]:
-    """Metadata by which `side_of` finds the side information again; rows that are no whole epochs name none."""
-    if side is None:
-        return {}
-    found: dict[str, Any] = {"images": side.images}
-    if rows % side.images == 0:
-        found["epochs"] = rows // side.images
-    if isinstance(side.recipe, ReplayRecipe):
-        found["replay"] = {"recipe": side.recipe.to_json()} | ({"draws": side.draws} if side.draws else {})
-    return found
-
-
-def check_classes(side: SideInformation | None, classes: int) -> None:
-    """ValueError if an image belongs to a class that no logit stands for."""
-    if side is not None and not 0 <= side.classes.min() <= side.classes.max() < classes:
-        bad = int(np.flatnonzero((side.classes < 0) | (side.classes >= classes))[0])
-        raise ValueError(f"image {bad} is of class {side.classes[bad]}, but the logits have {classes} classes")
 
 
 def joined(facts: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

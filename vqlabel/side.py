@@ -1,30 +1,30 @@
-"""Side information: what a reader knows of a row before it reads a bit of it, as tensors for the priors."""
+"""Side information of images: classes, mixing partners, boxes and views of each row, as tensors for the priors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vqlabel.known import REGIMES, Information, Side
 from vqlabel.replay import CUTMIX, MIXUP, USER_STREAM, Parameters, ReplayRecipe
 from vqlabel.stored import StoredViews
 
 if TYPE_CHECKING:
     import torch
 
-TIERS = ("none", "classes", "replay", "image")  # each knows what the one before it knows, and more
-REGIMES = 33  # 0 for a row that is not mixed, then lambda in 32 steps
+CLASSES = "images.class"  # tensor of a file
 GEOMETRY = 17  # features of a view's boxes and flips
 
 Views: TypeAlias = "Callable[[Parameters], torch.Tensor]"
 
 
 @dataclass(frozen=True)
-class Side:
-    """Side information of B rows."""
+class ImageSide(Side):
+    """Side information of B views of images."""
 
     images: torch.Tensor  # int64 [B]
     partners: torch.Tensor  # int64 [B] the image itself where nothing is mixed
@@ -43,18 +43,8 @@ class Side:
         steps = (self.share * (REGIMES - 1)).long().clamp(0, REGIMES - 2) + 1
         return steps.where(self.share < 1, 0)
 
-    def __getitem__(self, rows: torch.Tensor | slice) -> Side:
-        """Side information of some of the rows."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Side(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
-    def to(self, device: torch.device) -> Side:
-        """The same on another device."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Side(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
-
-
-class SideInformation:
+class SideInformation(Information):
     """Side information of a whole set, recomputed from its recipe; row = epoch * images + image.
 
     classes holds the class of each image. The recipe may be views that a file has stored; without one the rows are
@@ -99,7 +89,7 @@ class SideInformation:
         """Features of a row, for the priors that look at them."""
         return GEOMETRY + 4 * len(self.draws) * (self.recipe is not None)
 
-    def of(self, rows: ArrayLike, *, tier: str = "replay") -> Side:
+    def of(self, rows: ArrayLike, *, tier: str = "replay") -> ImageSide:
         """Side information of rows [B], as far as this tier looks."""
         epochs, images = np.divmod(np.asarray(rows, np.int64), self.images)
         if self.recipe is None:
@@ -114,17 +104,36 @@ class SideInformation:
         features = self._features(parameters) if tier in ("replay", "image") else np.zeros((len(images), 0), np.float32)
         return self._side(images, partners, share, features, self._views(parameters, tier))
 
-    def _unmixed(self, images: NDArray[np.int64]) -> Side:
+    def check(self, classes: int) -> None:
+        """ValueError if an image belongs to a class that no logit stands for."""
+        if not 0 <= self.classes.min() <= self.classes.max() < classes:
+            bad = int(np.flatnonzero((self.classes < 0) | (self.classes >= classes))[0])
+            raise ValueError(f"image {bad} is of class {self.classes[bad]}, but the logits have {classes} classes")
+
+    def facts(self, rows: int) -> dict[str, Any]:
+        """Metadata of a file; rows that are no whole epochs name none."""
+        found: dict[str, Any] = {"images": self.images}
+        if rows % self.images == 0:
+            found["epochs"] = rows // self.images
+        if isinstance(self.recipe, ReplayRecipe):
+            found["replay"] = {"recipe": self.recipe.to_json()} | ({"draws": self.draws} if self.draws else {})
+        return found
+
+    def tensors(self, rows: int) -> dict[str, NDArray[Any]]:
+        """The table of the images' classes, as narrow as they allow."""
+        return {CLASSES: self.classes.astype(np.uint16 if self.classes.max() < 2**16 else np.uint32)}
+
+    def _unmixed(self, images: NDArray[np.int64]) -> ImageSide:
         import torch
 
         return unmixed(torch.from_numpy(images), torch.from_numpy(self.classes))
 
-    def _side(self, images: NDArray[Any], partners: NDArray[Any], *rest: Any) -> Side:
+    def _side(self, images: NDArray[Any], partners: NDArray[Any], *rest: Any) -> ImageSide:
         import torch
 
         share, features, views = rest
         numbers = images, partners, self.classes[images], self.classes[partners], share, features
-        return Side(*[torch.from_numpy(np.ascontiguousarray(part)) for part in numbers], views)  # type: ignore[call-arg]
+        return ImageSide(*[torch.from_numpy(np.ascontiguousarray(part)) for part in numbers], views)  # type: ignore[call-arg]
 
     def _features(self, parameters: Parameters) -> NDArray[np.float32]:
         assert self.recipe is not None
@@ -153,11 +162,13 @@ class SideInformation:
         return self.views(parameters)
 
 
-def unmixed(rows: torch.Tensor, classes: torch.Tensor) -> Side:
+def unmixed(rows: torch.Tensor, classes: torch.Tensor) -> ImageSide:
     """Side information of rows int64 [B] without a recipe, where they and the classes [images] lie."""
     images = rows % len(classes)
     share = classes.new_ones(len(rows)).float()
-    return Side(images, images, classes[images], classes[images], share, share.new_zeros(len(rows), GEOMETRY), None)
+    return ImageSide(
+        images, images, classes[images], classes[images], share, share.new_zeros(len(rows), GEOMETRY), None
+    )
 
 
 def _checked(draw: Any) -> list[int]:

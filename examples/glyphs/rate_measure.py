@@ -18,11 +18,12 @@ from vqlabel import LabelEncoder
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.sample import Sample
 from vqlabel.format import CHUNK_CRCS, CODES, CRCS, Header, build_header
+from vqlabel.known import Side
 from vqlabel.measure import TEMPERATURES, codeword_use, count_codes, kl
 from vqlabel.metadata import format_metadata
 from vqlabel.replay import Parameters
 from vqlabel.sampling import side_of_rows
-from vqlabel.side import Side, SideInformation
+from vqlabel.side import SideInformation
 
 MANY_ROWS = 15_000_000  # the size of a large label set, which bytes per label are projected to
 DRAWS = [[perturb.SHAPE_STREAM, 0], [perturb.SHAPE_STREAM, 1]]  # shape, contrast and noise of a view

@@ -19,7 +19,7 @@ from vqlabel.codecs.raw import Int8, Raw
 from vqlabel.codecs.sample import Sample
 from vqlabel.codecs.spectrum import principal
 from vqlabel.codecs.topk import TopK
-from vqlabel.side import Side
+from vqlabel.known import Side
 
 TRAINING_ROWS = 50_000  # faiss recommends fewer
 THREADS = 2

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 from vqlabel.arguments import check_whole, check_word
-from vqlabel.side import TIERS
+from vqlabel.known import IMAGE_TIERS
 
 BLOCK = 4096  # of most file systems
 DTYPES = {"fp16": 2, "fp32": 4}
@@ -78,7 +78,7 @@ class Ask:
         if self.k is not None:
             check_whole("k", self.k, 1, self.dataset.classes)
         check_whole("block", self.block, 1, MOST)
-        check_word("prior", self.prior, TIERS)
+        check_word("prior", self.prior, IMAGE_TIERS)
         check_word("dtype", self.dtype, DTYPES)
         if self.keep is not None:
             _check_number("keep", self.keep, "above 0 and up to 1", lambda value: 0 < value <= 1)

@@ -14,10 +14,11 @@ from vqlabel.budget.ask import Ask, Store
 from vqlabel.codecs.layout import SCALE, Layout, PriorShape
 from vqlabel.creation import CHUNK_BYTES, MAX_CODES_BYTES
 from vqlabel.format import CHUNK_CRCS, CODES, CRCS, FORMAT_VERSION, build_header
+from vqlabel.known import REGIMES
 from vqlabel.metadata import format_metadata
 from vqlabel.pruning import stored_rows
 from vqlabel.replay import ReplayRecipe
-from vqlabel.side import GEOMETRY, REGIMES
+from vqlabel.side import GEOMETRY
 
 NBITS, WIDTH = 8, 64
 # What a fit chooses, without its modules, which load torch; a test holds the two together.

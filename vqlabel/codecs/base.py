@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlabel.side import Side
+from vqlabel.known import Side
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ class Codec(ABC):
 
     id: ClassVar[str]
     as_given: bool = False  # whether encode takes floats of any kind as they are, not centred float32
-    tier: str = "none"  # what the reader must know of a row before its bits: a name of vqlabel.side.TIERS
+    tier: str = "none"  # what the reader must know of a row before its bits: a name of vqlabel.known.TIERS
 
     def __init__(self, classes: int) -> None:
         if not 2 <= classes <= 2**24:

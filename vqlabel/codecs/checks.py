@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from vqlabel.codecs.layout import PriorShape
 from vqlabel.errors import Corrupt
+from vqlabel.known import Side
 from vqlabel.logits import remedy
-from vqlabel.side import Side
+from vqlabel.side import ImageSide
+from vqlabel.tokens import OUTSIDE, TokenSide
 
 GRID = 4096  # the mean is taken of logits rounded to 1 / GRID
 
@@ -62,6 +64,23 @@ def check_side(side: Side | None, shape: PriorShape | None, rows: int) -> None:
         raise ValueError("these labels lean on side information (images, classes, replay): pass side=")
     if len(side) != rows:
         raise ValueError(f"side information of {len(side)} rows was given for {rows}")
+    if (shape.tier == "tokens") != isinstance(side, TokenSide):
+        raise ValueError(f"this prior is of tier {shape.tier!r}, but the side information is a {type(side).__name__}")
+    if isinstance(side, TokenSide):
+        _check_tokens(side, shape)
+    elif isinstance(side, ImageSide):
+        _check_images(side, shape)
+
+
+def _check_tokens(side: TokenSide, shape: PriorShape) -> None:
+    if side.tokens.shape[1] != shape.features:
+        raise ValueError(f"this prior looks at {shape.features} tokens of a row, but {side.tokens.shape[1]} are given")
+    if len(side) and not OUTSIDE <= int(side.tokens.min()) <= int(side.tokens.max()) < shape.classes:
+        bad = int(side.tokens.max() if side.tokens.max() >= shape.classes else side.tokens.min())
+        raise ValueError(f"a token is {bad}, but this prior knows 0 to {shape.classes - 1}")
+
+
+def _check_images(side: ImageSide, shape: PriorShape) -> None:
     _check_numbers("class", (side.own, side.other), shape.classes)
     if shape.tier == "classes":
         return

@@ -12,7 +12,7 @@ from vqlabel.codecs.vqae import DIMENSIONS
 MAX_RESIDUAL_BITS = 64  # above, product books are better and much quicker to search
 MAX_HIDDEN = 160
 # Bytes of all tables a class that the hidden layer may fill up, for rows without and with a network as prior.
-BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 755}
+BYTES_PER_CLASS = {"none": 285, "classes": 285, "replay": 780, "image": 755, "tokens": 450}
 # Residual books that would take more than this share of it say nothing of the dimensions beyond NARROW.
 BOOK_SHARE, NARROW = 0.3, 40
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from vqlabel.codecs.model import Decoder
-from vqlabel.side import Side
+from vqlabel.known import Side
 
 ROWS_AT_ONCE = 256  # with all their choices in the processor's cache
 

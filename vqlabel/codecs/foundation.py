@@ -14,15 +14,17 @@ from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.priors import make_prior
 from vqlabel.codecs.sample import BLOCK, Sample
 from vqlabel.codecs.spectrum import Spectrum, principal
+from vqlabel.known import REGIMES, Side
 from vqlabel.ranks import Ranks
-from vqlabel.side import REGIMES, Side
+from vqlabel.side import ImageSide
+from vqlabel.tokens import TokenSide
 
 Say = Callable[[str], None]
 
 PRIOR_PASSES = 16
 PRIOR_RATE, PRIOR_DECAY = 0.1, 0.1
-PRIOR_STEPS = {"classes": 800, "replay": 3000, "image": 3000}
-PRIOR_WIDTH = {"classes": 40, "replay": 64, "image": 64}
+PRIOR_STEPS = {"classes": 800, "replay": 3000, "image": 3000, "tokens": 3000}
+PRIOR_WIDTH = {"classes": 40, "replay": 64, "image": 64, "tokens": 64}
 
 
 @dataclass
@@ -69,18 +71,17 @@ def build(sample: Sample, options: FitOptions, say: Say) -> Foundation:
 
 
 def _shape(sample: Sample, side: Side, options: FitOptions, width: int) -> PriorShape:
+    sizes = {"classes": sample.classes, "images": sample.images, "width": min(PRIOR_WIDTH[options.prior], width)}
+    if isinstance(side, TokenSide):
+        return PriorShape(tier=options.prior, features=side.tokens.shape[1], **sizes)
+    assert isinstance(side, ImageSide)
+    if options.prior == "classes":
+        return PriorShape(tier=options.prior, **sizes)
     views = side.views if options.prior == "image" else None
     if options.prior == "image" and views is None:
         raise ValueError("prior 'image' needs the views: give SideInformation a function views=")
-    features = 0 if options.prior == "classes" else side.features.shape[1]
-    return PriorShape(
-        tier=options.prior,
-        classes=sample.classes,
-        images=sample.images,
-        width=min(PRIOR_WIDTH[options.prior], width),
-        features=features,
-        channels=0 if views is None else views.shape[1],
-    )
+    channels = 0 if views is None else views.shape[1]
+    return PriorShape(tier=options.prior, features=side.features.shape[1], channels=channels, **sizes)
 
 
 def _fit_prior(sample: Sample, points: torch.Tensor, shape: PriorShape, options: FitOptions) -> nn.Module:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from vqlabel.arguments import check_whole, check_word
-from vqlabel.side import TIERS
+from vqlabel.known import TIERS
 
 FORMS = ("product", "residual")
 STORED = ("int8", "fp16")

@@ -9,7 +9,8 @@ from vqlabel import _native
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.priors import ClassPrior, make_prior
 from vqlabel.codecs.stored import rounded
-from vqlabel.side import REGIMES, Side
+from vqlabel.known import REGIMES, Side
+from vqlabel.side import ImageSide
 
 
 class Decoder(nn.Module):
@@ -50,7 +51,12 @@ class Decoder(nn.Module):
         h0 = self.weight.new_zeros(rows, self.layout.width)
         if self.prior is None or side is None:
             return h0, h0.new_ones(rows, 1)
-        if isinstance(self.prior, ClassPrior) and self.bias.is_cpu and not torch.is_grad_enabled():
+        if (
+            isinstance(self.prior, ClassPrior)
+            and isinstance(side, ImageSide)
+            and self.bias.is_cpu
+            and not torch.is_grad_enabled()
+        ):
             found = _native_guess(self.prior, side)
         else:
             found = self.prior(side)
@@ -78,7 +84,7 @@ class Decoder(nn.Module):
         return {name: rounded(weight, self.layout.stored) for name, weight in self.named_parameters()}
 
 
-def _native_guess(prior: ClassPrior, side: Side) -> torch.Tensor:
+def _native_guess(prior: ClassPrior, side: ImageSide) -> torch.Tensor:
     """The same as prior(side), in one pass over the tables."""
     own, other, regime = (numbers.contiguous().numpy() for numbers in (side.own, side.other, side.regime))
     A, ga, gb, g0 = (w.detach().numpy() for w in (prior.table, prior.own_gate, prior.other_gate, prior.level))

@@ -1,4 +1,4 @@
-"""Priors: a guess of the latent vector from side information alone, h0 = prior(side), in three tiers."""
+"""Priors: a guess of the latent vector from side information alone, h0 = prior(side); of images in three tiers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from vqlabel.codecs.layout import PriorShape
-from vqlabel.side import REGIMES, Side
+from vqlabel.codecs.token_prior import TokenPrior
+from vqlabel.known import REGIMES
+from vqlabel.side import ImageSide
 
 
 def make_prior(shape: PriorShape) -> nn.Module:
     """The untrained prior of this shape, without a random choice: every weight is set by `start`."""
     with torch.random.fork_rng(devices=[]):  # torch draws weights that nobody asked for
-        return ClassPrior(shape) if shape.tier == "classes" else NetPrior(shape)
+        kinds: dict[str, type[nn.Module]] = {"classes": ClassPrior, "tokens": TokenPrior}
+        return kinds.get(shape.tier, NetPrior)(shape)
 
 
 class ClassPrior(nn.Module):
@@ -44,7 +47,7 @@ class ClassPrior(nn.Module):
         for table in (self.table, self.level):
             table.copy_(table @ matrix)
 
-    def forward(self, side: Side) -> torch.Tensor:
+    def forward(self, side: ImageSide) -> torch.Tensor:
         """h0 [B, width]."""
         regime = side.regime
         own = self.own_gate[regime, None] * self.table[side.own]
@@ -83,7 +86,7 @@ class NetPrior(nn.Module):
         self.mix.weight.copy_(matrix.T @ self.mix.weight)
         self.last.bias.copy_(self.last.bias @ matrix)
 
-    def forward(self, side: Side) -> torch.Tensor:
+    def forward(self, side: ImageSide) -> torch.Tensor:
         """h0 [B, width]."""
         mixed = (side.share < 1).float()[:, None]
         share = side.share[:, None]

@@ -12,8 +12,8 @@ from vqlabel.arguments import check_word
 from vqlabel.codecs.base import Codec, Read
 from vqlabel.codecs.checks import check_logits, check_rows, check_setting, check_settings, check_shape, claimed
 from vqlabel.codecs.values import SCALE_BYTES, half_bytes, halves, scaled, scaled_bytes
+from vqlabel.known import Side
 from vqlabel.logits import check_finite
-from vqlabel.side import Side
 
 DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 

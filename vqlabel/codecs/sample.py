@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vqlabel.known import Side
 from vqlabel.ranks import Ranks
-from vqlabel.side import Side
 
 if TYPE_CHECKING:
     import torch

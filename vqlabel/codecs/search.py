@@ -18,7 +18,7 @@ from vqlabel.codecs.base import Read
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.priors import make_prior
 from vqlabel.codecs.stored import restore
-from vqlabel.side import REGIMES, Side
+from vqlabel.known import REGIMES, Side
 
 MAX_BEAM = 64
 FIRST_BEAM = 16  # of the codes that the decoder is first fitted to

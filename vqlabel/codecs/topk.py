@@ -29,8 +29,8 @@ from vqlabel.codecs.base import Codec, Read
 from vqlabel.codecs.checks import check_logits, check_rows, check_setting, check_settings, claimed
 from vqlabel.codecs.values import LARGEST_HALF, SCALE_BYTES, half_bytes, halves, scaled, scaled_bytes
 from vqlabel.errors import Corrupt
+from vqlabel.known import Side
 from vqlabel.reference import code_dtype
-from vqlabel.side import Side
 from vqlabel.sources import SparseSource
 
 TAILS = ("drop", "uniform")

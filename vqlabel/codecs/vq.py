@@ -18,8 +18,8 @@ from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.search import Search
 from vqlabel.codecs.stored import restore, store
 from vqlabel.errors import Corrupt
+from vqlabel.known import Side
 from vqlabel.reference import code_dtype
-from vqlabel.side import Side
 
 
 class VQ(Codec):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vqlabel.convert.folder import NAMES, image_tables
 from vqlabel.convert.imported import Imported, Options
-from vqlabel.scene import CLASSES
+from vqlabel.side import CLASSES
 from vqlabel.terminal import say
 
 Tables = dict[str, NDArray[Any]]

@@ -21,8 +21,7 @@ from vqlabel.convert.imported import Imported
 from vqlabel.encoder import LabelEncoder
 from vqlabel.fit_once import fitted_once, forget
 from vqlabel.gaps import FEATURE, MISSING, bitmap
-from vqlabel.scene import CLASSES
-from vqlabel.side import SideInformation
+from vqlabel.side import CLASSES, SideInformation
 from vqlabel.sources import SparseSource
 from vqlabel.stored import StoredViews
 from vqlabel.terminal import one_line, say

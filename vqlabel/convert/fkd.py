@@ -20,7 +20,7 @@ from vqlabel.convert.imported import Imported, Options, check_faults
 from vqlabel.convert.spooled import SpooledLabels
 from vqlabel.convert.torch_files import UnreadableFile
 from vqlabel.progress import bar
-from vqlabel.scene import CLASSES
+from vqlabel.side import CLASSES
 from vqlabel.stored import ROWS
 
 __all__ = ["knows", "open_set"]
