@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.vq import VQ
+from vqlabel.known import Information
 from vqlabel.replay import Parameters, ReplayRecipe
+from vqlabel.sequences import Sequences
 from vqlabel.side import SideInformation
+from vqlabel.tokens import TokenInformation
 
 FOLDER = Path(__file__).parent
 FILES = runpy.run_path(str(FOLDER.parent / "make.py"))  # what writes every golden file
@@ -35,6 +38,10 @@ CODECS: dict[str, tuple[Layout, PriorShape | None]] = {
     "v1_vq_hidden_alone": (Layout("product", 2, 4, 4, 6, linear=False, owner=(0, 0, 1, 1)), None),
     "v1_vq_classes": (Layout("residual", 2, 3, 4, 3), PriorShape("classes", features=0, **SIZES)),
     "v1_vq_replay": (Layout("residual", 2, 3, 4, 3), PriorShape("replay", features=21, **SIZES)),
+    "v1_vq_tokens": (
+        Layout("residual", 2, 3, 4, 3),
+        PriorShape("tokens", CLASSES, 1, 3, features=3, embedding=4, identity=2, hidden=5),
+    ),
     "v1_vq_image": (Layout("residual", 0, 8, 4), PriorShape("image", features=21, channels=2, pixels=3, **SIZES)),
 }
 
@@ -51,8 +58,12 @@ def views(parameters: Parameters) -> torch.Tensor:
     return torch.stack([counted((2, SIDE, SIDE), 1000 * epoch + 7 * image) for epoch, image in rows])
 
 
-def side() -> SideInformation:
+def side(name: str) -> Information:
     """What a reader knows of the rows."""
+    if name == "v1_vq_tokens":
+        text = np.arange(2 * EPOCHS * IMAGES) * 5 % 7 % CLASSES
+        sequences = Sequences([9, 0, len(text) - 9], keep={"every": 2, "first": 1})
+        return TokenInformation(text, sequences, before=2, after=1)
     return SideInformation([3, 0, 5, 1, 3], RECIPE, draws=DRAWS, views=views)
 
 
@@ -70,16 +81,10 @@ def codec(name: str) -> tuple[VQ, NDArray[np.uint8]]:
 def write(name: str, path: str | os.PathLike[str]) -> None:
     """Write the file of this name, with what it decodes to now."""
     made, rows = codec(name)
-    known = side()
+    known = side(name)
     expected = made.decode(rows, known.of(np.arange(len(rows)), tier=made.tier)).numpy()
-    tensors = {**made.tensors(), "images.class": known.classes.astype("<u2"), EXPECTED: expected}
-    metadata = {
-        "codec": made.config(),
-        "classes": CLASSES,
-        "epochs": EPOCHS,
-        "images": IMAGES,
-        "replay": {"recipe": RECIPE.to_json(), "draws": DRAWS},
-    }
+    tensors = {**made.tensors(), **known.tensors(len(rows)), EXPECTED: expected}
+    metadata = {"codec": made.config(), "classes": CLASSES, **known.facts(len(rows))}
     FILES["write_parts"]({"rows": rows, "tensors": tensors, "metadata": metadata}, path)
 
 
