@@ -37,7 +37,7 @@ bench: $(READY)
 # The kernels, on a machine with a GPU and with whichever Python there has vqlabel and a torch for it.
 bench-gpu:
 	$(PYTHON) -m pytest benchmarks/bench_search.py benchmarks/bench_decode.py benchmarks/bench_loss.py \
-	    --benchmark-only --record
+	    benchmarks/bench_language.py --benchmark-only --record
 	$(PYTHON) -m benchmarks.table
 
 # The native tests once more, with every access and every shift checked.

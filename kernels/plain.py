@@ -113,12 +113,28 @@ def gradient(
     kind: str = "kl",
 ) -> torch.Tensor:
     """Gradient [B, C] in the student's logits of the sum of scale [B] times the losses, without autograd."""
-    t = logits(rows, tables, h0=h0, spread=spread) / temperature
+    t = logits(rows, tables, h0=h0, spread=spread)
     own = temperature if student_temperature is None else student_temperature
-    s = student.to(t.dtype) / own
+    found = gradient_of_logits(
+        scale.to(t.dtype), student.to(t.dtype), t, temperature=temperature, student_temperature=own, kind=kind
+    )
+    return found.to(student.dtype)
+
+
+def gradient_of_logits(
+    scale: torch.Tensor,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    temperature: float,
+    student_temperature: float,
+    kind: str,
+) -> torch.Tensor:
+    """Gradient [B, C] in the student's logits of the sum of scale [B] times `loss_of_logits`, all of one type."""
+    s, t = student / student_temperature, teacher / temperature
     if kind == "mse_logits":
-        difference = (s - t) * (2 / tables.C)
+        difference = (s - t) * (2 / s.shape[1])
         found = difference - difference.mean(1, keepdim=True)
     else:
         found = torch.softmax(s, 1) - torch.softmax(t, 1)
-    return (found * (scale.to(t.dtype) / own)[:, None]).to(student.dtype)
+    return found * (scale / student_temperature)[:, None]

@@ -353,7 +353,7 @@ def test_a_file_needs_nothing_but_itself(kind: str, tmp_path: Path) -> None:
 def test_files_without_a_codec_to_be_had_say_why(tmp_path: Path) -> None:
     rows, raw = np.zeros((2, 8), np.uint8), {"id": "raw", "dtype": "F16"}
     with pytest.raises(
-        NewerVersion, match=r"a: codec 'vq9' is not one that this vqlabel knows \(raw, int8, topk, vq\)"
+        NewerVersion, match=r"a: codec 'vq9' is not one that this vqlabel knows \(raw, int8, topk, vq, vq\+top\)"
     ):
         load_codec(write(tmp_path / "a", rows, codec={"id": "vq9"}, classes=4))
     with pytest.raises(

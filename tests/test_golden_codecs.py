@@ -1,4 +1,4 @@
-"""Files of the codec `vq` that were written once decode to the same logits for ever."""
+"""Files of the codecs `vq` and `vq+top` that were written once decode to the same logits for ever."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ NAMES = [
     "v1_vq_replay",
     "v1_vq_tokens",
     "v1_vq_image",
+    "v1_vq_top",
 ]
 
 

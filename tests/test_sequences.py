@@ -180,3 +180,10 @@ def test_a_file_whose_sequences_cannot_be_is_corrupt(tmp_path: Path, starts: Any
     )
     with pytest.raises(Corrupt, match=words):
         sequences_of(file)
+
+
+def test_inspect_tells_of_the_sequences(tmp_path: Path) -> None:
+    from vqlabel.inspection import label_facts
+
+    file = written(tmp_path / "a.safetensors", Sequences(LENGTHS, keep={"every": 3}))
+    assert dict(label_facts(file))["sequences"] == '6, of whose positions those are kept: {"every": 3}'

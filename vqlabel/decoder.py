@@ -115,8 +115,10 @@ class LabelDecoder:
     def __repr__(self) -> str:
         codec = self.file.metadata["codec"]
         words = [codec["id"]]
-        if codec["id"] == "vq":
-            words += [codec["form"], f"G={codec['G']}", f"nbits={codec['nbits']}", f"prior={self._keys.tier}"]
+        if codec["id"] in ("vq", "vq+top"):
+            layout = codec.get("vq", codec)
+            words += [layout["form"], f"G={layout['G']}", f"nbits={layout['nbits']}"]
+            words += [f"top={codec['top']}"] * ("top" in codec) + [f"prior={self._keys.tier}"]
         size = f"{self.file.row_bytes} bytes/label ({self.bytes_per_label:.3g} all-in)"
         return f"LabelDecoder({' '.join(words)}, C={self.classes}, {len(self):,} rows, {size}, {self.device})"
 
@@ -189,9 +191,8 @@ class LabelDecoder:
         self, student: torch.Tensor, packed: PackedLabels, terms: Terms, *, images: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Losses [B] of student logits [B, C] against packed labels; `vqlabel.losses` is the way in."""
-        if terms.kind == "mse_logits" and self._codec_here().drops:
-            raise ValueError("these labels drop classes, which then have no logits to compare; take kind='kl'")
         path = self.path(packed.device)
+        path.check(terms)
         return path.loss(student, *self.parts(packed, images), terms)
 
     def parts(self, packed: PackedLabels, images: torch.Tensor | None = None) -> tuple[torch.Tensor, Side | None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vqlabel.file import LabelFile
 from vqlabel.format import CODES
+from vqlabel.sequences import KEY, STARTS
 from vqlabel.terminal import one_line, safe, say
 
 
@@ -48,6 +49,11 @@ def label_facts(file: LabelFile) -> Iterator[tuple[str, str]]:
     yield "bytes a label, all in", f"{all_in:.3f}" if len(file) else "-"
     if len(file) and "classes" in file.metadata:
         yield "times smaller than fp16", f"{2 * file.metadata['classes'] / all_in:,.1f}"
+    starts = file.header.tensors.get(STARTS)
+    if starts is not None and len(starts.shape) == 1:
+        keep = file.metadata.get(KEY, {}).get("keep")
+        rule = f", of whose positions those are kept: {one_line(f'{json.dumps(keep):.80}')}" if keep else ""
+        yield "sequences", f"{max(starts.shape[0] - 1, 0):,}{rule}"
     measured = file.metadata.get("measured", {})
     found = measured.get("kl", {})
     for temperature, value in found.items() if isinstance(found, dict) else ():
@@ -80,6 +86,9 @@ def in_words(codec: Mapping[str, Any]) -> str:
         form = f" from {codec['form']} books" if isinstance(codec.get("form"), str) else ""
         codes = f"{codec.get('G', '?')} codes of {codec.get('nbits', '?')} bits"
         return f"{codes}{form}, prior: {_prior(codec)}"
+    if codec["id"] == "vq+top" and isinstance(codec.get("vq"), dict):
+        codes = in_words({**codec["vq"], "id": "vq", "prior": codec.get("prior")})
+        return f"{codes}; then {codec.get('top', '?')} corrected classes"
     return words.get(codec["id"], f"{codec['id']!r}, which this vqlabel does not know")
 
 

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vqlabel import reference
+from vqlabel import reference, reference_top
 from vqlabel.codecs.additive import threads
 from vqlabel.codecs.base import Codec
+from vqlabel.codecs.corrections import correct
+from vqlabel.codecs.hybrid import Hybrid
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.vq import VQ
-from vqlabel.side import Side
+from vqlabel.known import Side
+from vqlabel.plain_loss import Teacher, plain_loss
 from vqlabel.wanted import Terms, Wanted
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ class Path(ABC):
     """A way from rows uint8 [B, row_bytes] to labels [B, C] on the same device."""
 
     replays = False  # whether a kernel draws the side information of rows there
+    drops = False  # whether classes get no probability at all
 
     @abstractmethod
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
@@ -35,21 +39,23 @@ class Path(ABC):
 
     def loss(self, student: torch.Tensor, rows: torch.Tensor, side: Side | None, terms: Terms) -> torch.Tensor:
         """Losses [B] of student logits [B, C] against the labels of these rows; gradients reach the student alone."""
-        wanted = Wanted("logits", dtype=torch.promote_types(student.dtype, torch.float32))
-        return plain_loss(student, self(rows, side, wanted), terms)
+        return plain_loss(student, self.teacher(rows, side, torch.promote_types(student.dtype, torch.float32)), terms)
 
+    def teacher(self, rows: torch.Tensor, side: Side | None, dtype: torch.dtype) -> Teacher:
+        """Logits [b, C] of any slice of these rows, decoded when they are asked for."""
+        wanted = Wanted("logits", dtype=dtype)
+        return lambda part: self(rows[part], None if side is None else side[part], wanted)
 
-def plain_loss(student: torch.Tensor, teacher: torch.Tensor, terms: Terms) -> torch.Tensor:
-    """Losses [B] of logits [B, C], by torch, in float32 or better."""
-    from vqlabel.kernels.plain import loss_of_logits
-
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    found: torch.Tensor = loss_of_logits(student.to(dtype), teacher.to(dtype), **terms._asdict())
-    return found
+    def check(self, terms: Terms) -> None:
+        """ValueError if these labels have no such loss."""
+        if terms.kind == "mse_logits" and self.drops:
+            raise ValueError("these labels drop classes, which then have no logits to compare; take kind='kl'")
 
 
 def choose_path(codec: Codec, device: torch.device, backend: str) -> Path:
     """The quickest way that there is on this device; the reference, which is slow, on request."""
+    if isinstance(codec, Hybrid):
+        return CorrectedPath(codec, choose_path(codec.vq, device, backend), exact=backend == "reference")
     if backend == "reference":
         return ReferencePath(codec)
     if not isinstance(codec, VQ):
@@ -100,12 +106,14 @@ class NativePath(Path):
 class PlainPath(Path):
     """Plain torch on any device."""
 
+    width = torch.float32  # of the tables
+
     def __init__(self, codec: VQ, device: torch.device) -> None:
         from vqlabel.kernels.tables import make_tables
 
         self._decoder = copy.deepcopy(codec.decoder).to(device)
         weights = {name: w.detach() for name, w in self._decoder.named_parameters() if not name.startswith("prior.")}
-        self.tables: Tables = make_tables(weights, codec.layout, dtype=self._dtype())
+        self.tables: Tables = make_tables(weights, codec.layout, dtype=self.width)
 
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows."""
@@ -120,9 +128,6 @@ class PlainPath(Path):
         h0, spread = _guess(self._decoder, side, rows)
         return {"h0": h0, "spread": spread[:, 0]}
 
-    def _dtype(self) -> torch.dtype:
-        return torch.float32
-
     def _run(self, decode: Any, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         # Kernels write nothing wider than float32.
         narrow = torch.float32 if wanted.dtype == torch.float64 else wanted.dtype
@@ -135,7 +140,7 @@ class PlainPath(Path):
 class KernelPath(PlainPath):
     """Triton on a GPU."""
 
-    replays = True
+    replays, width = True, torch.float16
 
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows."""
@@ -151,15 +156,30 @@ class KernelPath(PlainPath):
             found: torch.Tensor = ops.loss(student, rows, self.tables, **self.guess(side, len(rows)), **terms._asdict())
         return found
 
-    def _dtype(self) -> torch.dtype:
-        return torch.float16
+
+class CorrectedPath(Path):
+    """Labels of codes on another path, and torch that writes the corrections of codec `vq+top` into them."""
+
+    def __init__(self, codec: Hybrid, codes: Path, *, exact: bool) -> None:
+        self._codec, self._codes, self._exact = codec, codes, exact
+        self.replays = codes.replays
+
+    def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
+        """Labels of these rows."""
+        at, top = self._codec.vq.row_bytes, self._codec.top
+        dtype = torch.float64 if self._exact else torch.promote_types(wanted.dtype, torch.float32)
+        logits = self._codes(rows[:, :at], side, Wanted("logits", dtype=dtype))
+        if not self._exact:
+            return wanted.of(correct(logits, rows[:, at:], top))
+        exact = reference_top.correct(logits.cpu().numpy(), rows[:, at:].cpu().numpy(), top)
+        return wanted.of(torch.from_numpy(exact)).to(rows.device)
 
 
 class TorchPath(Path):
     """The codec's own decode, and torch's softmax."""
 
     def __init__(self, codec: Codec) -> None:
-        self._codec = codec
+        self._codec, self.drops = codec, codec.drops
 
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows."""

@@ -19,6 +19,7 @@ CODECS = {
     "int8": ("vqlabel.codecs.raw", "Int8"),
     "topk": ("vqlabel.codecs.topk", "TopK"),
     "vq": ("vqlabel.codecs.vq", "VQ"),
+    "vq+top": ("vqlabel.codecs.hybrid", "Hybrid"),
 }
 MAX_CLASSES = 2**24
 

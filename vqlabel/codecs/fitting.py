@@ -13,6 +13,7 @@ from vqlabel.codecs.choose import choose_layout, choose_width
 from vqlabel.codecs.closest import Closest
 from vqlabel.codecs.descend import bounded
 from vqlabel.codecs.foundation import Foundation, Say, build
+from vqlabel.codecs.hybrid import Hybrid
 from vqlabel.codecs.kmeans import kmeans
 from vqlabel.codecs.layout import Layout
 from vqlabel.codecs.model import Decoder
@@ -28,18 +29,21 @@ from vqlabel.ranks import Ranks
 
 REFIT_STEPS, REFIT_PASSES = 2000, 64
 REFIT_RATE, SECOND_RATE = 0.03, 0.02
+Fitted = VQ | Hybrid
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # bytes that max_kl chooses from
 
 
-def fit(sample: Sample, options: FitOptions, held_out: Sample, say: Say = lambda _: None) -> VQ:
+def fit(sample: Sample, options: FitOptions, held_out: Sample, say: Say = lambda _: None) -> Fitted:
     """The codec that these options ask for; held_out rows judge it where max_kl does."""
     if sample.total == 0:
         raise ValueError("there are no rows to fit a codec on")
+    if options.top > sample.classes:
+        raise ValueError(f"top is {options.top}, but the labels have {sample.classes} classes to correct")
     _check_range(sample)
     foundation = build(sample, options, say)
     if options.max_kl is None:
-        return finish(foundation, options, say)
-    return _cheapest(lambda o: finish(foundation, o, say), options, held_out)
+        return _corrected(finish(foundation, options, say), options)
+    return _cheapest(lambda o: _corrected(finish(foundation, o, say), o), options, held_out)
 
 
 def _check_range(sample: Sample) -> None:
@@ -63,8 +67,8 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
     say(f"{layout.G} {layout.form} books of {layout.K}")
     books = _books(foundation.points, layout, ranks, options.seed)
     prior = copy.deepcopy(foundation.prior)
-    mean, basis = foundation.spectrum.mean, foundation.basis
-    search = Search(layout, mean, basis, books, foundation.spread, prior, beam=options.beam)
+    mean, look = foundation.spectrum.mean, foundation.look
+    search = Search(layout, mean, look, books, foundation.spread, prior, beam=options.beam)
     decoder = Decoder(foundation.sample.classes, layout, shape)
     _start(decoder, foundation, books, options.seed)
     steps = round(STEPS * options.effort) if options.form == "vqae" else 0
@@ -74,6 +78,10 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
     if steps:
         _refit(search, decoder, foundation, codes, options, steps, say)
     return VQ(foundation.sample.classes, layout, decoder, shape, search)
+
+
+def _corrected(vq: VQ, options: FitOptions) -> Fitted:
+    return Hybrid(vq, options.top) if options.top else vq
 
 
 def _refit(
@@ -137,7 +145,7 @@ def _start(decoder: Decoder, foundation: Foundation, books: torch.Tensor, seed: 
         decoder.spread.copy_(foundation.spread)
 
 
-def _cheapest(finish_at: Callable[[FitOptions], VQ], options: FitOptions, held_out: Sample) -> VQ:
+def _cheapest(finish_at: Callable[[FitOptions], Fitted], options: FitOptions, held_out: Sample) -> Fitted:
     """The codec of the fewest bytes that stays below max_kl on rows that it was not fitted on."""
     assert options.max_kl is not None
     low, high, best, reached = 0, len(LADDER), None, float("inf")

@@ -13,7 +13,7 @@ from vqlabel.codecs.layout import PriorShape
 from vqlabel.codecs.options import FitOptions
 from vqlabel.codecs.priors import make_prior
 from vqlabel.codecs.sample import BLOCK, Sample
-from vqlabel.codecs.spectrum import Spectrum, principal
+from vqlabel.codecs.spectrum import Spectrum, principal, typical
 from vqlabel.known import REGIMES, Side
 from vqlabel.ranks import Ranks
 from vqlabel.side import ImageSide
@@ -21,6 +21,8 @@ from vqlabel.tokens import TokenSide
 
 Say = Callable[[str], None]
 
+# Up to this temperature classes count by how likely they are: most of a vocabulary never is. Above, they are alike.
+WEIGHED = 2.0
 PRIOR_PASSES = 16
 PRIOR_RATE, PRIOR_DECAY = 0.1, 0.1
 PRIOR_STEPS = {"classes": 800, "replay": 3000, "image": 3000, "tokens": 3000}
@@ -33,7 +35,8 @@ class Foundation:
 
     sample: Sample
     spectrum: Spectrum
-    basis: torch.Tensor  # [C, R]
+    look: torch.Tensor  # [C, R] from logits to latent vectors
+    basis: torch.Tensor  # [C, R] and back
     shape: PriorShape | None
     prior: nn.Module | None
     spread: torch.Tensor  # [REGIMES] size of what is left, for each regime of lambda
@@ -49,12 +52,13 @@ def build(sample: Sample, options: FitOptions, say: Say) -> Foundation:
     """Spectrum, prior and the rest of the sample."""
     width = min(options.width, sample.classes - 1)
     say("principal directions")
-    spectrum = principal(sample, width, options.seed)
-    latent = [(block - spectrum.mean) @ spectrum.basis for block, _ in sample.blocks()]
+    weights = typical(sample, options.temperatures) if max(options.temperatures) <= WEIGHED else None
+    spectrum = principal(sample, width, options.seed, weights)
+    latent = [(block - spectrum.mean) @ spectrum.look for block, _ in sample.blocks()]
     points = torch.cat(latent) if latent else spectrum.basis.new_zeros(0, width)
     spread = torch.ones(REGIMES, device=points.device)
     if options.prior == "none":
-        return Foundation(sample, spectrum, spectrum.basis, None, None, spread, points)
+        return Foundation(sample, spectrum, spectrum.look, spectrum.basis, None, None, spread, points)
     if sample.side is None:
         raise ValueError(f"prior {options.prior!r} needs side information: give side=, or prior='none'")
     shape = _shape(sample, sample.side, options, width)
@@ -67,7 +71,8 @@ def build(sample: Sample, options: FitOptions, say: Say) -> Foundation:
     turn = _rotation(points, shape.width, sample.ranks)
     inner = turn[: shape.width, : shape.width]
     prior.turn(inner)  # type: ignore[operator]
-    return Foundation(sample, spectrum, spectrum.basis @ turn, shape, prior, spread, points @ turn)
+    look, basis = spectrum.look @ turn, spectrum.basis @ turn
+    return Foundation(sample, spectrum, look, basis, shape, prior, spread, points @ turn)
 
 
 def _shape(sample: Sample, side: Side, options: FitOptions, width: int) -> PriorShape:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vqlabel.arguments import check_whole, check_word
-from vqlabel.side import TIERS
+from vqlabel.known import TIERS
 
 FORMS = ("auto", "product", "residual", "vqae")
+MOST_CORRECTED = 64  # classes of a row
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,9 @@ class FitOptions:
     vqae: product books trained with an encoder and a decoder that has no linear part; it takes no prior); hidden the
     width of the decoder's hidden layer (None: what the size of the tables allows, 0: none). The refit minimises the KL
     at `temperatures`. beam is how many rows of codes of additive books are weighed for a label: fewer encode quicker
-    and are worse. The same seed and rows give the same codec.
+    and are worse. top is how many classes of a row are corrected after the codes (codec `vq+top`, for labels with most
+    of their mass in a few classes): 1 byte and ceil(log2 C) bits each, on top of bytes_per_label. The same seed and
+    rows give the same codec.
     """
 
     bytes_per_label: float | None = None
@@ -32,6 +35,7 @@ class FitOptions:
     temperatures: tuple[float, ...] = (20.0,)
     stored: str = "int8"
     beam: int = 64
+    top: int = 0
     effort: float = 1.0
     seed: int = 0
 
@@ -54,6 +58,7 @@ class FitOptions:
         if self.codebooks is not None:
             check_whole("codebooks", self.codebooks, 0, 4096)
         check_whole("beam", self.beam, 1, 64)
+        check_whole("top", self.top, 0, MOST_CORRECTED)
         check_whole("seed", self.seed, 0, 2**63 - 1)
         if self.form == "vqae" and self.hidden == 0:
             raise ValueError("form 'vqae' decodes with its hidden layer alone, so hidden must be above 0")

@@ -49,7 +49,7 @@ class Search:
 
     layout: Layout
     mean: torch.Tensor  # [C]
-    basis: torch.Tensor  # [C, R]
+    basis: torch.Tensor  # [C, R] from logits to latent vectors
     books: torch.Tensor  # product [R, K], residual [G * K, R]
     spread: torch.Tensor  # [REGIMES]
     prior: nn.Module | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,20 @@ if TYPE_CHECKING:
 
 SPARE = 16  # directions beyond those asked for, which make the last of them right
 ROUNDS = 4
+EVEN = 0.1  # of the weight of a class: what it has if it is never likely
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Mean [C], orthonormal directions [C, R] and the variances [R] along them, largest first."""
+    """Mean [C], directions [C, R] and the variances [R] along them, largest first.
+
+    h = (logits - mean) @ look finds the latent vector, and mean + basis @ h the logits again: the same matrix, unless
+    classes count by their weight.
+    """
 
     mean: torch.Tensor
     basis: torch.Tensor
+    look: torch.Tensor
     variances: torch.Tensor
     total: float  # variance in all directions
 
@@ -29,8 +36,12 @@ class Spectrum:
         return self.variances.clamp_min(1e-6 * float(self.variances.max()) + 1e-6).sqrt()
 
 
-def principal(sample: Sample, width: int, seed: int) -> Spectrum:
-    """The leading `width` directions, by subspace iteration: no C x C matrix is ever made, so C may be large."""
+def principal(sample: Sample, width: int, seed: int, weights: torch.Tensor | None = None) -> Spectrum:
+    """The leading `width` directions, by subspace iteration: no C x C matrix is ever made, so C may be large.
+
+    With weights [C], whose sum is 1, errors count by them, once each row is moved to the weighted mean 0: what the KL
+    sees of small errors where p is like the weights.
+    """
     import torch
 
     C = sample.classes
@@ -46,7 +57,7 @@ def principal(sample: Sample, width: int, seed: int) -> Spectrum:
         spread = torch.zeros_like(basis)
         power = torch.zeros(1, dtype=torch.float64, device=mean.device)
         for block, _ in sample.blocks():
-            centred = block - mean
+            centred = _weighted(block - mean, weights)
             spread += centred.T @ (centred @ basis)
             power += centred.double().square().sum()
         sample.ranks.sum(spread)
@@ -56,7 +67,34 @@ def principal(sample: Sample, width: int, seed: int) -> Spectrum:
         ordered, basis = basis @ turn.flip(1), spread
     kept = min(width, C)
     variances = values.flip(0)[:kept].clamp_min(0) / sample.total
-    return Spectrum(mean, _signed(ordered[:, :kept].contiguous()), variances, float(power) / sample.total)
+    directions = _signed(ordered[:, :kept].contiguous())
+    return Spectrum(mean, *_both_ways(directions, weights), variances, float(power) / sample.total)
+
+
+def _weighted(rows: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Rows [B, C] of weighted mean 0, each class stretched by the root of its weight."""
+    return rows if weights is None else (rows - rows @ weights[:, None]) * (weights * len(weights)).sqrt()
+
+
+def _both_ways(directions: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """basis and look, of directions [C, R] among weighted rows."""
+    if weights is None:
+        return directions, directions
+    scale = (weights * len(weights)).sqrt()[:, None]
+    look = scale * directions
+    return directions / scale, look - weights[:, None] * look.sum(0)
+
+
+def typical(sample: Sample, temperatures: Sequence[float]) -> torch.Tensor:
+    """Mean probability of each class [C] at these temperatures, evened out a little."""
+    import torch
+
+    sums = torch.zeros(sample.classes, dtype=torch.float64, device=sample.logits.device)
+    for block, _ in sample.blocks():
+        for t in temperatures:
+            sums += torch.softmax(block / t, 1).sum(0)
+    mean = sample.ranks.sum(sums) / (len(temperatures) * sample.total)
+    return (mean * (1 - EVEN) + EVEN / sample.classes).float()
 
 
 def _signed(basis: torch.Tensor) -> torch.Tensor:

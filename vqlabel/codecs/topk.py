@@ -108,7 +108,7 @@ class TopK(Codec):
     def encode(self, logits: torch.Tensor, side: Side | None = None) -> NDArray[np.uint8]:
         """Packed rows; ValueError for a logit that is not finite, or a kept one more than 65504 below the largest."""
         centred = check_logits(logits, self.classes)
-        ids = _largest(centred, self.k)
+        ids = largest(centred, self.k)
         if self.values == "P16":
             return self.encode_kept(ids, centred.double().softmax(1).gather(1, ids))
         packed = self.encode_kept(ids, centred.gather(1, ids))
@@ -190,7 +190,7 @@ def _probabilities(kept: torch.Tensor) -> torch.Tensor:
     return kept
 
 
-def _largest(logits: torch.Tensor, k: int) -> torch.Tensor:
+def largest(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Classes [B, k] of the k largest logits, rising; of equal logits the lower class."""
     rows, classes = logits.shape
     if k == classes:

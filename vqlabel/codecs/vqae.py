@@ -29,9 +29,10 @@ POOL = 1024  # rows that new places are taken from
 def narrowed(foundation: Foundation, width: int) -> Foundation:
     """The same in its leading dimensions alone."""
     whole, width = foundation.spectrum, min(width, foundation.width)
-    spectrum = Spectrum(whole.mean, whole.basis[:, :width], whole.variances[:width], whole.total)
+    spectrum = Spectrum(whole.mean, whole.basis[:, :width], whole.look[:, :width], whole.variances[:width], whole.total)
     basis, points = foundation.basis[:, :width].contiguous(), foundation.points[:, :width].contiguous()
-    return replace(foundation, spectrum=spectrum, basis=basis, points=points)
+    look = foundation.look[:, :width].contiguous()
+    return replace(foundation, spectrum=spectrum, basis=basis, look=look, points=points)
 
 
 def start_mirrored(decoder: Decoder, basis: torch.Tensor, sizes: torch.Tensor) -> None:
@@ -45,12 +46,12 @@ def start_mirrored(decoder: Decoder, basis: torch.Tensor, sizes: torch.Tensor) -
 
 def start_encoder(foundation: Foundation, seed: int) -> Encoder:
     """A hidden layer that looks along all principal directions, and adds nothing yet."""
-    basis, sizes = foundation.basis, foundation.spectrum.sizes
-    encoder = Encoder(len(basis), ENCODER_HIDDEN, foundation.width)
+    look, sizes = foundation.look, foundation.spectrum.sizes
+    encoder = Encoder(len(look), ENCODER_HIDDEN, foundation.width)
     noise = torch.randn(ENCODER_HIDDEN, foundation.width, generator=torch.Generator().manual_seed(seed))
-    encoder.inner.data.copy_(noise.to(basis) / (foundation.width**0.5 * sizes) @ basis.T)
+    encoder.inner.data.copy_(noise.to(look) / (foundation.width**0.5 * sizes) @ look.T)
     encoder.sizes.copy_(sizes)
-    return encoder.to(basis.device)
+    return encoder.to(look.device)
 
 
 def train(

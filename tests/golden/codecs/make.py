@@ -1,4 +1,4 @@
-"""Golden files of the codec `vq`: rows, tensors, and the logits that they decoded to when they were made.
+"""Golden files of the codecs `vq` and `vq+top`: rows, tensors, and the logits that they decoded to when they were made.
 
 Every number is counted, never drawn or fitted. `make golden` writes files that are missing, never another.
 """
@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vqlabel.codecs.base import Codec
+from vqlabel.codecs.hybrid import Hybrid
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.vq import VQ
 from vqlabel.known import Information
+from vqlabel.reference import pack
 from vqlabel.replay import Parameters, ReplayRecipe
 from vqlabel.sequences import Sequences
 from vqlabel.side import SideInformation
@@ -43,7 +46,9 @@ CODECS: dict[str, tuple[Layout, PriorShape | None]] = {
         PriorShape("tokens", CLASSES, 1, 3, features=3, embedding=4, identity=2, hidden=5),
     ),
     "v1_vq_image": (Layout("residual", 0, 8, 4), PriorShape("image", features=21, channels=2, pixels=3, **SIZES)),
+    "v1_vq_top": (Layout("product", 2, 3, 4, owner=(1, 0, 1, 0)), None),
 }
+CORRECTED = {"v1_vq_top": 2}  # classes of a row
 
 
 def counted(shape: tuple[int, ...], start: int) -> torch.Tensor:
@@ -67,7 +72,7 @@ def side(name: str) -> Information:
     return SideInformation([3, 0, 5, 1, 3], RECIPE, draws=DRAWS, views=views)
 
 
-def codec(name: str) -> tuple[VQ, NDArray[np.uint8]]:
+def codec(name: str) -> tuple[Codec, NDArray[np.uint8]]:
     """Codec and rows of a file."""
     layout, shape = CODECS[name]
     decoder = Decoder(CLASSES, layout, shape)
@@ -75,7 +80,16 @@ def codec(name: str) -> tuple[VQ, NDArray[np.uint8]]:
         weight.data.copy_(counted(tuple(weight.shape), 17 * index))
     made = VQ(CLASSES, layout, decoder, shape, None)
     bits = (np.arange(EPOCHS * IMAGES * layout.G * layout.nbits) * 5 % 7 < 3).reshape(EPOCHS * IMAGES, -1)
-    return made, np.packbits(bits, axis=1, bitorder="little")
+    codes = np.packbits(bits, axis=1, bitorder="little")
+    return (Hybrid(made, CORRECTED[name]), corrected(codes)) if name in CORRECTED else (made, codes)
+
+
+def corrected(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows of these codes that correct one of the first three classes and one of the last three."""
+    n = np.arange(len(codes))
+    values = np.stack([37 * n % 256, 128 + 91 * n % 64], axis=1).astype(np.uint8)
+    ids = np.stack([n % 3, 3 + n % 2], axis=1).astype(np.uint8)
+    return np.concatenate([codes, values, pack(ids, 3)], axis=1)
 
 
 def write(name: str, path: str | os.PathLike[str]) -> None:

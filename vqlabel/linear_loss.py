@@ -1,0 +1,92 @@
+"""Losses of a student's last layer: neither its logits nor the teacher's ever exist for more than a block of rows.
+
+A block's logits and their gradient are made in the forward pass and gone before the next block: what is kept for the
+backward pass are sums over all rows. Only where each row's loss is wanted, all is made again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from vqlabel.plain_loss import Teacher, gradient_of, loss_of
+from vqlabel.wanted import Terms
+
+Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # hidden [B, d], weight [C, d], bias [C]
+Gradients = list[torch.Tensor | None]  # of the three
+
+
+class Work(NamedTuple):
+    """What is done with the logits of a layer."""
+
+    teacher: Teacher
+    terms: Terms
+    parts: list[slice]
+    each: bool  # whether the loss of each row is wanted, or their sum
+
+
+def linear_loss(layer: Layer, work: Work) -> torch.Tensor:
+    """Losses [B] of the logits hidden weight' + bias, or their sum; gradients reach all three."""
+    apply: Any = _Linear.apply
+    found: torch.Tensor = apply(*layer, work, torch.is_grad_enabled())
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, work: Work, learns: bool
+    ) -> torch.Tensor:
+        layer = hidden, weight, bias
+        ctx.work, ctx.kinds = work, [None if part is None else part.dtype for part in layer]
+        needs = ctx.needs_input_grad[:3] if learns and not work.each else (False,) * 3
+        # A row counts as 1 here, whatever the loss is multiplied by later: smaller gradients would vanish in fp16.
+        losses, gradients = _pass(layer, work, needs, torch.ones(len(hidden), device=hidden.device))
+        ctx.save_for_backward(*(layer if work.each else gradients))
+        return losses if work.each else losses.sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, incoming: torch.Tensor) -> tuple[Any, ...]:
+        if ctx.work.each:
+            _, found = _pass(ctx.saved_tensors, ctx.work, ctx.needs_input_grad[:3], incoming)
+        else:
+            found = [None if part is None else part * incoming for part in ctx.saved_tensors]
+        return *(g if g is None else g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None
+
+
+def _pass(layer: Layer, work: Work, needs: tuple[bool, ...], scale: torch.Tensor) -> tuple[torch.Tensor, Gradients]:
+    """Losses [B], and what is needed of the gradients of the sum of scale [B] times them, in float32 or better."""
+    hidden, weight, bias = layer
+    gradients = [_zeros(part) if need else None for part, need in zip(layer, needs, strict=True)]
+    losses = []
+    for part in work.parts:
+        logits, teacher = functional.linear(hidden[part], weight, bias), work.teacher(part)
+        losses.append(loss_of(logits, teacher, work.terms))
+        if any(needs):
+            slope = gradient_of(scale[part], logits, teacher, work.terms).to(logits.dtype)
+            _add(gradients, slope, layer, part)
+    return torch.cat([hidden.new_zeros(0, dtype=_wide(hidden)), *losses]), gradients
+
+
+def _add(gradients: Gradients, slope: torch.Tensor, layer: Layer, part: slice) -> None:
+    """Add what a block does, by the gradient of its logits [b, C]."""
+    of_hidden, of_weight, of_bias = gradients
+    if of_hidden is not None:
+        of_hidden[part] = slope @ layer[1].to(slope.dtype)
+    if of_weight is not None and of_weight.dtype == slope.dtype:
+        of_weight.addmm_(slope.T, layer[0][part])
+    elif of_weight is not None:
+        of_weight += slope.T @ layer[0][part].to(slope.dtype)
+    if of_bias is not None:
+        of_bias += slope.sum(0, dtype=of_bias.dtype)
+
+
+def _zeros(part: torch.Tensor | None) -> torch.Tensor | None:
+    return None if part is None else torch.zeros_like(part, dtype=_wide(part))
+
+
+def _wide(part: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(part.dtype, torch.float32)
