@@ -13,7 +13,7 @@ ERRORS = ("FormatError", "NotALabelFile", "NewerVersion", "Truncated", "Unfinish
 NAMES = {
     "vqlabel": ("LabelDecoder", "LabelEncoder", "LabelFile", *ERRORS),
     "vqlabel.data": ("DistilledDataset", "ReplaySampler", "collate", "Collate", "Batch", "Originals"),
-    "vqlabel.losses": ("distillation_loss",),
+    "vqlabel.losses": ("distillation_loss", "linear_distillation_loss"),
     "vqlabel.schedules": (
         "ConstantTemperature",
         "CosineTemperature",
@@ -25,7 +25,13 @@ NAMES = {
         "stored_rows",
     ),
     "vqlabel.replay": ("ReplayRecipe", "Parameters"),
-    "vqlabel.side": ("SideInformation", "Side"),
+    "vqlabel.side": ("SideInformation", "ImageSide"),
+    "vqlabel.sequences": ("Sequences",),
+    "vqlabel.tokens": ("TokenInformation",),
+    "vqlabel.sequence_source": ("SequenceSource",),
+    "vqlabel.censored": ("TopKSource",),
+    "vqlabel.huggingface": ("LabelCollator", "teacher_of", "fingerprint", "check_tokenizer"),
+    "vqlabel.export": ("to_distillkit",),
     "vqlabel.views": ("apply", "fingerprint", "check_fingerprint"),
     "vqlabel.convert": ("open_foreign", "detect", "Options", "Imported"),
     "vqlabel.budget": ("budget", "Budget", "DataSet"),

@@ -98,7 +98,7 @@ def encode(config: Config, ids: list[int], values: list[float]) -> Position:
     left = np.array(rest) - basis @ np.array([read_number(c, config["term_dtype"]) for c in stored])
     at = 0
     for entry in config.get("residual_bins", []):
-        part, nbits = left[at : at + entry["num_elements"]], entry["num_bits"]
+        part, nbits = left[at : at + entry["num_elements"]], entry["element_bits"]
         half = 1 << (nbits - 1)
         scale = number(float(np.abs(part).max()) / half, entry["scale_dtype"])
         grid = read_number(scale, entry["scale_dtype"]) or 1.0
@@ -128,7 +128,7 @@ def decode(config: Config, position: Position) -> tuple[list[int], list[float]]:
     ]
     rank = 0
     for entry in config.get("residual_bins", []):
-        scale, nbits, count = taken(entry["scale_dtype"]), entry["num_bits"], entry["num_elements"]
+        scale, nbits, count = taken(entry["scale_dtype"]), entry["element_bits"], entry["num_elements"]
         length = math.ceil(nbits * count / 8)
         for step in unpack(data[at : at + length], nbits, count):
             rest[rank] += scale * (step * 2 - 1 if nbits == 1 else step - (1 << (nbits - 1)))

@@ -30,7 +30,7 @@ def open_set(folder: Path, **options: Any) -> Imported:
 
 
 def bins(*entries: tuple[str, int, int]) -> list[dict[str, Any]]:
-    return [dict(zip(("scale_dtype", "num_elements", "num_bits"), entry, strict=True)) for entry in entries]
+    return [dict(zip(("scale_dtype", "num_elements", "element_bits"), entry, strict=True)) for entry in entries]
 
 
 CONFIGS: dict[str, Config] = {

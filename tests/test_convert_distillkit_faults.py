@@ -171,13 +171,13 @@ def test_a_config_that_does_not_fit_is_an_error_even_if_the_rest_may_be_kept(tmp
         ({"polynomial_terms": [-1], "exact_k": 2}, "the term -1 of polynomial_terms is not finite at all of 6 ranks"),
         ({"delta_encoding": "yes"}, "delta_encoding must be true or false, got 'yes'"),
         ({"residual_bins": [1]}, "an entry of residual_bins is a int, not names and values"),
-        ({"residual_bins": [{"num_bits": 1}]}, "an entry of residual_bins does not say scale_dtype, num_elements"),
+        ({"residual_bins": [{"element_bits": 1}]}, "an entry of residual_bins does not say scale_dtype, num_elements"),
         (
-            {"residual_bins": [{"scale_dtype": "float32", "num_elements": 1, "num_bits": 65}]},
-            "num_bits must be a whole number from 1 to 64, got 65",
+            {"residual_bins": [{"scale_dtype": "float32", "num_elements": 1, "element_bits": 65}]},
+            "element_bits must be a whole number from 1 to 64, got 65",
         ),
         (
-            {"residual_bins": [{"scale_dtype": "float32", "num_elements": 1, "num_bits": 4}]},
+            {"residual_bins": [{"scale_dtype": "float32", "num_elements": 1, "element_bits": 4}]},
             "residual_bins hold 1 residuals, but only k - exact_k = 0 logits have one",
         ),
     ],

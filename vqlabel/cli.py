@@ -11,7 +11,10 @@ from vqlabel._version import __version__
 from vqlabel.errors import FormatError
 from vqlabel.terminal import one_line, say
 
-LOGITS = ".npy or .safetensors of logits [rows, classes], a label file, or a folder of these"
+LOGITS = (
+    ".npy or .safetensors of logits [rows, classes], .npz or .safetensors of ids and log_probs [rows, k], a label "
+    "file, or a folder of these"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_makers(commands)
     _add_convert(commands)
+    _add_export(commands)
     _add_readers(commands)
     _add_budget(commands)
     _add_hub(commands)
@@ -54,7 +58,7 @@ def _add_makers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     encode.add_argument("-o", "--out", required=True, metavar="LABELS", help="the label file")
     encode.add_argument("--codec", help="what `vqlabel fit` made; without it a codec is fitted first")
     encode.add_argument("--format", choices=("vq", "raw", "int8", "topk"), default="vq", help="how to store a label")
-    encode.add_argument("--k", type=int, default=10, help="logits that topk keeps (10)")
+    encode.add_argument("--k", type=int, help="logits that topk keeps (10; of ids and log_probs, all)")
     encode.add_argument("--teacher", metavar="NAME", help="which model made the logits, for the metadata")
     _add_fit_options(encode, like=True)
     encode.set_defaults(run=_later("commands", "encode"))
@@ -83,6 +87,15 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert.set_defaults(run=_later("convert.command", "convert"), like=None)
 
 
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser("export", help="make a set of somebody else's kind of a label file")
+    export.add_argument("file")
+    export.add_argument("out", metavar="OUT", help="the folder of the set")
+    export.add_argument("--to", choices=("distillkit",), required=True, help="labels of a language model")
+    export.add_argument("--k", type=int, help="tokens of each position (50; of codec topk, all that it has)")
+    export.set_defaults(run=_later("export", "export"))
+
+
 def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     group = command.add_argument_group("fitting")
     rate = group.add_mutually_exclusive_group()
@@ -90,10 +103,14 @@ def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     rate.add_argument("--max-kl", type=float, metavar="KL", help="as few bytes as keep the mean KL below this")
     group.add_argument("--prior", choices=("none", "classes", "replay"), help="what the reader knows beforehand")
     if like:
+        command.add_argument(
+            "--classes", type=int, metavar="C", help="how many there are, where only k of them are told"
+        )
         group.add_argument("--like", metavar="FILE", help="label file whose recipe and image classes hold here too")
     group.add_argument("--temperatures", type=_numbers, metavar="T,T", help="temperatures of the students (20)")
     group.add_argument("--form", choices=("auto", "product", "residual", "vqae"), help="layout of the books")
     group.add_argument("--beam", type=int, help="codes weighed for a label, 1 to 64: fewer are quicker and worse (64)")
+    group.add_argument("--top", type=int, help="classes of a label that get their own probability, for T = 1 (0)")
     group.add_argument("--effort", type=float, help="time to spend, against the usual 1")
     group.add_argument("--seed", type=int, help="of everything random (0)")
     group.add_argument("--rows", type=int, help="rows to fit on (100000)")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vqlabel.codecs.base import Codec
 from vqlabel.encoder import LabelEncoder
 from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
@@ -22,11 +23,11 @@ from vqlabel.ranks import Ranks
 from vqlabel.scene import side_of
 from vqlabel.side import SideInformation
 from vqlabel.source_files import LabelSource
-from vqlabel.sources import Source, open_source
+from vqlabel.sources import Source, SparseSource, open_source
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
 
-FIT_OPTIONS = ("bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "effort", "seed", "rows")
+FIT_OPTIONS = ("bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows")
 DECODED_AT_ONCE = 2**22  # logits
 
 
@@ -52,7 +53,7 @@ def fit(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0 and os.path.exists(options.out):
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-        encoder = fitted(options, open_source(options.logits), _side(options))
+        encoder = fitted(options, open_source(options.logits, classes=options.classes), _side(options))
         if here.rank == 0:
             encoder.save(options.out)
         here.wait()
@@ -65,7 +66,7 @@ def encode(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0 and os.path.exists(options.out):
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-        source = open_source(options.logits)
+        source = open_source(options.logits, classes=options.classes)
         encoder = _encoder(options, source)
         encoder.encode(source, options.out, metadata=_metadata(options, source))
         if here.rank == 0:
@@ -95,11 +96,21 @@ def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
         asked_for |= {"logits": options.logits, "shape": [source.rows, source.classes]}
         return fitted_once(options.out, asked_for, lambda: fitted(options, source, _side(options)))
     from vqlabel.codecs.raw import Int8, Raw
-    from vqlabel.codecs.topk import TopK
 
     kinds = {"raw": Raw, "int8": Int8}
-    codec = TopK(source.classes, options.k) if options.format == "topk" else kinds[options.format](source.classes)
+    codec = _topk(source, options.k) if options.format == "topk" else kinds[options.format](source.classes)
     return LabelEncoder(codec, _side(options))
+
+
+def _topk(source: Source, k: int | None) -> Codec:
+    """The k largest logits; of a source that tells of some classes only, all that it tells, as it tells it."""
+    from vqlabel.codecs.topk import TopK
+
+    if isinstance(source, SparseSource) and source.tells_all and k in (None, source.k):
+        if source.tail == "typical":
+            raise ValueError("topk stores what is told, and no typical distribution: leave it out of the file")
+        return TopK(source.classes, source.k, tail="uniform", values="P16")
+    return TopK(source.classes, 10 if k is None else k)
 
 
 def fitted(options: argparse.Namespace, source: Source, side: SideInformation | None) -> LabelEncoder:

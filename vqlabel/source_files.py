@@ -14,63 +14,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vqlabel.dumps import is_dump, open_dump, open_npz
 from vqlabel.file import LabelFile
-from vqlabel.scene import side_of
 from vqlabel.side import Views
 from vqlabel.sources import Source
-from vqlabel.storage import opened, read_exactly, read_into
+from vqlabel.storage import opened, read_exactly
+from vqlabel.stored_rows import StoredRows
+from vqlabel.text import information_of
 
 FLOATS = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8"}  # as safetensors calls them; NumPy has no bfloat16
-PICKLES = (".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".bin", ".npz")
+PICKLES = (".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".bin")
 MAX_HEADER_BYTES = 10**8  # what safetensors itself allows
-GAP_BYTES = 2**14  # rows no further apart than this are read in one go
 
 
 class StoredArray(Source):
-    """A matrix in a file, row after row from `offset` on; read with system calls, so that memory stays bounded.
-
-    A map would count as our memory, and end the process if the file became shorter.
-    """
+    """A matrix in a file, row after row from `offset` on."""
 
     def __init__(self, path: str, offset: int, shape: tuple[int, ...], dtype: str | np.dtype[Any]) -> None:
         if len(shape) != 2:
             raise ValueError(f"{path}: logits must have shape [rows, classes], got {list(shape)}")
-        self._path, self._offset = path, offset
         self._bfloat = dtype == "BF16"
         self._stored = np.dtype(FLOATS.get(dtype, dtype) if isinstance(dtype, str) else dtype)
         if not self._bfloat and (self._stored.kind != "f" or self._stored.itemsize > 8):
             raise ValueError(f"{path}: logits must be float16, bfloat16, float32 or float64, got {self._stored}")
-        super().__init__(shape[0], shape[1], self._tensor(bytearray(), (0, 1)).dtype)
-        self._row_bytes = self.classes * self._stored.itemsize
-        self._file_bytes = os.stat(path).st_size
-        if self._file_bytes < offset + self.rows * self._row_bytes:
-            raise ValueError(f"{path} ends before its {self.rows} rows of {self.classes} logits do; fetch it again")
+        super().__init__(shape[0], shape[1], self._tensor(np.empty((0, self._stored.itemsize), np.uint8)).dtype)
+        self._rows = StoredRows(path, offset, self.rows, self.classes * self._stored.itemsize)
 
-    def _tensor(self, data: bytearray, shape: tuple[int, ...]) -> torch.Tensor:
-        array = np.frombuffer(data, self._stored).reshape(shape)
+    def _tensor(self, data: NDArray[np.uint8]) -> torch.Tensor:
+        array = data.view(self._stored)
         if self._bfloat:
             return torch.from_numpy(array).view(torch.bfloat16)
         return torch.from_numpy(array.astype(self._stored.newbyteorder("="), copy=False))
 
     def _read(self, rows: range) -> torch.Tensor:
-        data = bytearray(len(rows) * self._row_bytes)
-        with opened(self._path) as fd:
-            found = os.fstat(fd).st_size
-            if found != self._file_bytes:
-                raise ValueError(
-                    f"{self._path} had {self._file_bytes} bytes when it was opened and has {found} now; "
-                    "encode it when it no longer changes"
-                )
-            read_into(fd, self._offset + rows.start * self._row_bytes, memoryview(data))
-        return self._tensor(data, (len(rows), self.classes))
+        return self._tensor(self._rows.read(rows))
 
     def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        cuts = np.flatnonzero(np.diff(indices) * self._row_bytes > GAP_BYTES) + 1
-        parts = [torch.empty(0, self.classes, dtype=self.dtype)]
-        for run in np.split(indices, cuts):
-            if len(run):
-                parts.append(self._read(range(int(run[0]), int(run[-1]) + 1))[torch.from_numpy(run - run[0])])
-        return torch.cat(parts)
+        return self._tensor(self._rows.take(indices))
 
 
 class LabelSource(Source):
@@ -80,7 +60,7 @@ class LabelSource(Source):
         from vqlabel.codecs import load_codec
 
         self._file, self._codec = file, load_codec(file)
-        self._side = side_of(file, views) if self._codec.tier != "none" else None
+        self._side = information_of(file, views) if self._codec.tier != "none" else None
         half = file.metadata["codec"].get("dtype") == "F16"  # of raw: decoded to float32, but no finer than float16
         super().__init__(len(file), self._codec.classes, torch.float16 if half else torch.float32)
 
@@ -125,24 +105,26 @@ class JoinedSource(Source):
         return torch.cat(parts)
 
 
-def open_path(path: str) -> Source:
-    """Source of a .npy or .safetensors file, a label file, or a folder of them in the order of their names."""
+def open_path(path: str, classes: int | None = None) -> Source:
+    """Source of a .npy or .safetensors file, a label file, a dump, or a folder of them in the order of their names."""
     if os.path.isdir(path):
-        return _open_folder(path)
+        return _open_folder(path, classes)
     if path.endswith(".npy"):
         return _open_npy(path)
     if path.endswith(".safetensors"):
-        return _open_safetensors(path)
+        return _open_safetensors(path, classes)
+    if path.endswith(".npz"):
+        return open_npz(path, classes)
     if path.endswith(PICKLES):
         raise ValueError(
-            f"{path}: pickles and archives can run code when they are loaded, or cannot be read in parts; "
+            f"{path}: pickles and archives of them can run code when they are loaded; "
             "save the logits as .npy or .safetensors"
         )
     raise ValueError(f"{path}: logits are read from .npy and .safetensors files and from folders of them")
 
 
-def _open_folder(path: str) -> Source:
-    names = sorted(name for name in os.listdir(path) if name.endswith((".npy", ".safetensors", *PICKLES)))
+def _open_folder(path: str, classes: int | None) -> Source:
+    names = sorted(name for name in os.listdir(path) if name.endswith((".npy", ".safetensors", ".npz", *PICKLES)))
     if not names:
         raise ValueError(f"{path}: the folder holds no .npy or .safetensors file")
     for before, after in itertools.pairwise(names):
@@ -151,7 +133,7 @@ def _open_folder(path: str) -> Source:
                 f"{path}: {before} comes before {after} by name; write the numbers with leading zeros, so that there "
                 "is one order"
             )
-    return JoinedSource([open_path(os.path.join(path, name)) for name in names], names)
+    return JoinedSource([open_path(os.path.join(path, name), classes) for name in names], names)
 
 
 def _counted(name: str) -> list[Any]:
@@ -168,7 +150,7 @@ def _open_npy(path: str) -> Source:
     return StoredArray(path, array.offset, array.shape, array.dtype)
 
 
-def _open_safetensors(path: str) -> Source:
+def _open_safetensors(path: str, classes: int | None) -> Source:
     with opened(path) as fd:
         size = os.fstat(fd).st_size
         length = int.from_bytes(read_exactly(fd, 0, 8), "little") if size >= 8 else size
@@ -179,6 +161,8 @@ def _open_safetensors(path: str) -> Source:
             metadata = entries.pop("__metadata__", {})
             if metadata.get("format") == "vqlabel":
                 return LabelSource(LabelFile(path, load="map"))
+            if is_dump(entries):
+                return open_dump(path, 8 + length, entries, classes)
             name, entry = _logits_entry(entries, path)
             (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
             sound = end - begin == math.prod(shape) * np.dtype(FLOATS[entry["dtype"]]).itemsize and begin >= 0

@@ -45,6 +45,10 @@ class Source(ABC):
             raise ValueError(f"rows {indices[0]} to {indices[-1]} were asked for, but the source has {self.rows}")
         return self._checked(self._take(indices), len(indices))
 
+    def choose(self, count: int, parts: tuple[int, int], random: np.random.Generator) -> NDArray[np.int64]:
+        """Rows to fit on, then rows to judge by: so many of each, all different, among the `count` that are there."""
+        return random.choice(count, sum(parts), replace=False)
+
     @abstractmethod
     def _read(self, rows: range) -> Any: ...
 
@@ -65,7 +69,8 @@ class SparseSource(Source):
     """N rows of which k classes are told.
 
     `probabilities` says what is told of them: probabilities, or logits. `tail` says what is known of the other classes:
-    with "drop" they have no probability at all, with "uniform" they share evenly what is missing to 1.
+    with "drop" they have no probability at all, with "uniform" they share evenly what is missing to 1, with "typical"
+    as a distribution says that the source has.
     """
 
     def __init__(self, rows: int, classes: int, k: int, *, tail: str, probabilities: bool) -> None:
@@ -75,7 +80,7 @@ class SparseSource(Source):
     @property
     def tells_all(self) -> bool:
         """Whether the probabilities of all classes follow from what is told."""
-        return self.probabilities and (self.tail == "uniform" or self.k == self.classes)
+        return self.probabilities and (self.tail != "drop" or self.k == self.classes)
 
     def kept(self, rows: range | NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """Classes int64 [n, k] of rows in rising order, each once, and what is told of them, [n, k]."""
@@ -168,17 +173,17 @@ class ArraySource(Source):
 def open_source(thing: Any, *, rows: int | None = None, classes: int | None = None) -> Source:
     """Source of an array, a tensor, a path, a function of row numbers, or an iterable of batches [n, C].
 
-    A path is a .npy or .safetensors file, a label file, or a folder of shards. Functions and iterables need rows=.
-    Rows and classes, where they are given, must be what is found.
+    A path is a .npy or .safetensors file, a label file, a dump of the k likeliest tokens, or a folder of shards.
+    Functions and iterables need rows=, dumps need classes=; rows and classes that are found must be those given.
     """
-    source = _source(thing, rows)
+    source = _source(thing, rows, classes)
     for name, found, wanted in (("rows", source.rows, rows), ("classes", source.classes, classes)):
         if wanted is not None and wanted != found:
             raise ValueError(f"the source has {found} {name}, not {wanted}")
     return source
 
 
-def _source(thing: Any, rows: int | None) -> Source:
+def _source(thing: Any, rows: int | None, classes: int | None) -> Source:
     if isinstance(thing, Source):
         return thing
     if isinstance(thing, (np.ndarray, torch.Tensor)):
@@ -186,7 +191,7 @@ def _source(thing: Any, rows: int | None) -> Source:
     if isinstance(thing, (str, os.PathLike)):
         from vqlabel.source_files import open_path
 
-        return open_path(os.fspath(thing))
+        return open_path(os.fspath(thing), classes)
     if not callable(thing) and not isinstance(thing, Iterable):
         raise TypeError(f"logits come from an array, a path, a function or batches, not from {type(thing).__name__}")
     if rows is None or rows < 0:

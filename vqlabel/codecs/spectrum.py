@@ -77,7 +77,7 @@ def _weighted(rows: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
 
 
 def _both_ways(directions: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """basis and look, of directions [C, R] among weighted rows."""
+    """Basis and look of directions [C, R] among weighted rows."""
     if weights is None:
         return directions, directions
     scale = (weights * len(weights)).sqrt()[:, None]

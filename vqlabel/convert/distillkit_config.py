@@ -19,12 +19,12 @@ SHORT = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64
 NEEDED = ("d", "k", "exact_k", "exact_dtype", "polynomial_terms", "term_dtype")
 SWITCHES = ("delta_encoding", "error_diffusion", "normalize_t")
 KNOWN = (*NEEDED, "residual_bins", *SWITCHES)
-OF_A_BIN = ("scale_dtype", "num_elements", "num_bits")
+OF_A_BIN = ("scale_dtype", "num_elements", "element_bits")
 
 
 @dataclass(frozen=True)
 class Bin:
-    """A run of ranks whose residuals are stored: one scale, and an integer of num_bits for each."""
+    """A run of ranks whose residuals are stored: one scale, and an integer of num_bits (element_bits) for each."""
 
     num_elements: int
     num_bits: int
@@ -95,7 +95,7 @@ def _config(found: Any) -> Config:
         k,
         exact_k,
         _float("exact_dtype", found["exact_dtype"]),
-        tuple(_term(term) for term in _items("polynomial_terms", found["polynomial_terms"], MAX_TERMS)),
+        tuple(_term(term) for term in _items("polynomial_terms", found["polynomial_terms"] or [], MAX_TERMS)),
         _float("term_dtype", found["term_dtype"]),
         bins,
         **{name: _switch(name, found.get(name, False)) for name in SWITCHES},
@@ -157,6 +157,6 @@ def _bin(found: Any) -> Bin:
     _check_names("an entry of residual_bins", found, OF_A_BIN, OF_A_BIN)
     elements, nbits = (
         _whole("num_elements", found["num_elements"], 1, MAX_KEPT),
-        _whole("num_bits", found["num_bits"], 1, 64),
+        _whole("element_bits", found["element_bits"], 1, 64),
     )
     return Bin(elements, nbits, _float("scale_dtype", found["scale_dtype"]))

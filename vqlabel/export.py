@@ -1,0 +1,149 @@
+"""`vqlabel export`: a label file as a set that DistillKit reads.
+
+What it reads is a folder: compression_config.yaml, and data_0.parquet, data_1.parquet and so on with the k likeliest
+tokens of each position. Here each of them keeps its log-probability as fp16, and none is part of a curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqlabel.arguments import check_whole
+from vqlabel.codecs import load_codec
+from vqlabel.codecs.topk import TopK
+from vqlabel.codecs.values import LARGEST_HALF
+from vqlabel.convert.distillkit_config import NAME, need
+from vqlabel.decoder import LabelDecoder
+from vqlabel.file import PathLike
+from vqlabel.progress import bar
+from vqlabel.sequences import TOKENS, Sequences
+from vqlabel.storage import PARTIAL
+from vqlabel.terminal import one_line
+
+GROUP = 2**14  # positions of a row group, if no sequence is longer
+FILE = 2**20  # positions after which another file begins
+LOGITS_AT_ONCE = 2**24
+USUAL = 50  # tokens of a position
+ROUNDED = 2e-3  # how far above 0 rounding to fp16 can bring the logarithm of a sum of probabilities
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a set of another kind."""
+    to_distillkit(options.file, options.out, k=options.k)
+    print(f"{one_line(options.out)}: {len(os.listdir(options.out)) - 1} data files")
+    return 0
+
+
+def to_distillkit(path: PathLike, out: PathLike, *, k: int | None = None) -> None:
+    """Folder `out` with the k likeliest tokens of each position of a label file: 50, or as many as codec topk has."""
+    labels = _Labels(LabelDecoder(path), k)
+    out = os.path.abspath(os.fspath(out))
+    if os.path.exists(out):
+        raise FileExistsError(f"{out} exists; delete it or choose another name")
+    os.mkdir(out + PARTIAL)
+    with open(os.path.join(out + PARTIAL, NAME), "w", encoding="utf-8") as file:
+        file.write("".join(f"{name}: {value}\n" for name, value in labels.config.items()))
+    with bar("exporting", labels.sequences.total, shown=True) as advance:
+        for number, groups in enumerate(_files(labels.sequences)):
+            _write(labels, groups, os.path.join(out + PARTIAL, f"data_{number}.parquet"), advance)
+    os.rename(out + PARTIAL, out)
+
+
+class _Labels:
+    """The k likeliest tokens of each position of a label file."""
+
+    def __init__(self, decoder: LabelDecoder, k: int | None) -> None:
+        name, codec = os.path.basename(decoder.file.path), load_codec(decoder.file)
+        told = codec.k if isinstance(codec, TopK) else None
+        most = told if told is not None and codec.drops else decoder.classes
+        self.k = min(USUAL, most) if told is None else told
+        if k is not None:
+            check_whole("k", k, 1, most)
+            self.k = k
+        self.sequences, self.tokens = _text(decoder, name)
+        self._decoder, self._drops = decoder, codec.drops
+        self._id_bits = (decoder.classes - 1).bit_length()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How labels become bytes. Nothing is left to a default: those of its readers differ."""
+        sizes = {"d": self._decoder.classes, "k": self.k, "exact_k": self.k, "exact_dtype": "float16"}
+        switches = dict.fromkeys(("delta_encoding", "error_diffusion", "normalize_t"), "false")
+        return {**sizes, "polynomial_terms": [], "term_dtype": "float32", "residual_bins": [], **switches}
+
+    def packed(self, first: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Log-probabilities uint8 [n, 2 k] and tokens uint8 [n, bytes] of positions, the likeliest first."""
+        step = max(1, LOGITS_AT_ONCE // self._decoder.classes)
+        parts = [self._part(np.arange(at, min(at + step, stop))) for at in range(first, stop, step)]
+        values, ids = [torch.cat(column).numpy() for column in zip(*parts, strict=True)] if parts else self._nothing()
+        bits = (ids[:, :, None] >> np.arange(self._id_bits)[::-1]) & 1  # highest first
+        return values.astype("<f2").view(np.uint8), np.packbits(
+            bits.astype(np.uint8).reshape(len(ids), self.k * self._id_bits), axis=1
+        )
+
+    def _part(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self._decoder(rows, output="logits")
+        total = logits.logsumexp(1, keepdim=True)
+        if self._drops:  # labels that came as log-probabilities stay what they are, to the last bit
+            total = total.where(total > ROUNDED, 0)
+        values, ids = logits.topk(self.k, dim=1)
+        return (values - total).clamp(min=-LARGEST_HALF), ids
+
+    def _nothing(self) -> list[NDArray[Any]]:
+        return [np.zeros((0, self.k), np.float32), np.zeros((0, self.k), np.int64)]
+
+
+def _text(decoder: LabelDecoder, name: str) -> tuple[Sequences, NDArray[Any]]:
+    """Sequences and tokens of a file; ValueError if a position has none of what the other side needs."""
+    sequences = decoder.sequences
+    if sequences is None or TOKENS not in decoder.file.tensor_names:
+        what = "does not say which sequences its rows are of" if sequences is None else "does not hold its text"
+        raise ValueError(f"{name} {what}, but a set of DistillKit has the tokens of each sequence")
+    lost = int(decoder.file.missing(np.arange(len(decoder))).sum())
+    if lost or sequences.rows_total < sequences.total:
+        raise ValueError(
+            f"{name} has labels of {sequences.rows_total - lost} of {sequences.total} positions, but a set of "
+            "DistillKit has one of each"
+        )
+    return sequences, decoder.file.column(TOKENS)
+
+
+def _files(sequences: Sequences) -> Iterator[list[range]]:
+    """The sequences of each row group of each file; there is one file at least."""
+    groups, positions = list[range](), 0
+    first, count = 0, 0
+    for number, length in enumerate(sequences.lengths.tolist()):
+        count += length
+        if count >= GROUP or number == len(sequences) - 1:
+            groups.append(range(first, number + 1))
+            positions, first, count = positions + count, number + 1, 0
+        if positions >= FILE:
+            yield groups
+            groups, positions = [], 0
+    if groups or len(sequences) == 0:
+        yield groups
+
+
+def _write(labels: _Labels, groups: list[range], path: str, advance: Any) -> None:
+    arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    nested = arrow.list_(arrow.list_(arrow.uint8()))
+    columns = {"input_ids": arrow.list_(arrow.uint64()), "compressed_logprobs": nested, "bytepacked_indices": nested}
+    with parquet.ParquetWriter(path, arrow.schema(columns)) as writer:
+        for group in groups:
+            offsets = labels.sequences.offsets[group.start : group.stop + 1]
+            first, stop = int(offsets[0]), int(offsets[-1])
+            starts = arrow.array(offsets - first, arrow.int32())
+            parts = [arrow.array(labels.tokens[first:stop].astype(np.uint64))]
+            for packed in labels.packed(first, stop):
+                inner = arrow.array(np.arange(len(packed) + 1) * packed.shape[1], arrow.int32())
+                parts.append(arrow.ListArray.from_arrays(inner, arrow.array(packed.reshape(-1))))
+            arrays = [arrow.ListArray.from_arrays(starts, part) for part in parts]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=arrow.schema(columns)))
+            advance(stop - first)
