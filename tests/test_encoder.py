@@ -337,10 +337,12 @@ def test_a_smaller_sample_is_said(fitting: Fitting) -> None:
     encoder = LabelEncoder.fit(logits(1000), progress=said.append)
     assert said == ["fitting on 900 rows and holding out 100, of 1,000", "fitted"]
     assert repr(encoder) == "LabelEncoder(nearest, C=10, row_bytes=1, prior='none')"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vqlabel.sampling.SAMPLE_BYTES", 4000)
-        LabelEncoder.fit(logits(1000), progress=said.append)
-    assert "fitting on 90 rows and holding out 10, what fits into 1 GiB" in said
+    LabelEncoder.fit(logits(1000), progress=said.append, memory=4000 / 2**30)
+    assert said[2].startswith("fitting on 90 rows and holding out 10, what fits into 3.7")
+    assert said[2].endswith("GiB: memory= is for more")
+    for memory in (0, -1.0, 2**21):
+        with pytest.raises(ValueError, match="memory must be above 0"):
+            LabelEncoder.fit(logits(10), progress=False, memory=memory)
     assert LabelEncoder.fit(logits(1), progress=False).measured is None
 
 

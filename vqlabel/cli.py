@@ -114,6 +114,7 @@ def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     group.add_argument("--effort", type=float, help="time to spend, against the usual 1")
     group.add_argument("--seed", type=int, help="of everything random (0)")
     group.add_argument("--rows", type=int, help="rows to fit on (100000)")
+    group.add_argument("--memory", type=float, metavar="GIB", help="that they may take: of many classes few do (1)")
 
 
 def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -118,7 +118,8 @@ class LabelDecoder:
         if codec["id"] in ("vq", "vq+top"):
             layout = codec.get("vq", codec)
             words += [layout["form"], f"G={layout['G']}", f"nbits={layout['nbits']}"]
-            words += [f"top={codec['top']}"] * ("top" in codec) + [f"prior={self._keys.tier}"]
+            words += [f"top={codec['top']}"] if "top" in codec else []
+            words += [f"prior={self._keys.tier}"]
         size = f"{self.file.row_bytes} bytes/label ({self.bytes_per_label:.3g} all-in)"
         return f"LabelDecoder({' '.join(words)}, C={self.classes}, {len(self):,} rows, {size}, {self.device})"
 

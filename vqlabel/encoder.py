@@ -23,6 +23,8 @@ from vqlabel.side import Views
 from vqlabel.sources import open_source
 from vqlabel.text import information_of
 
+MOST_MEMORY = 2**20  # GiB that a sample may be allowed
+
 
 class LabelEncoder:
     """A codec, what it knows of the rows beforehand, and how good it was found to be.
@@ -59,21 +61,25 @@ class LabelEncoder:
         side: Information | None = None,
         rows: int = 100_000,
         held_out: int = 5_000,
+        memory: float = 1.0,
         progress: bool | Callable[[str], None] = True,
         **options: Any,
     ) -> LabelEncoder:
         """Fit a `vq` codec on a random choice of rows, and measure it on others.
 
-        source is what `open_source` takes, options are those of FitOptions. progress may be a function that is told
-        what happens; True tells a terminal.
+        source is what `open_source` takes, options are those of FitOptions. The rows are in memory, and may take `memory`
+        GiB: of large vocabularies few do, and on few rows a codec learns what is only true of them. progress may be a
+        function that is told what happens; True tells a terminal.
         """
         from vqlabel.codecs.fitting import fit
 
         asked = FitOptions(**options)
         opened = open_source(source)
         _check_fit(opened, side, asked, rows, held_out)
+        if not 0 < memory <= MOST_MEMORY:
+            raise ValueError(f"memory must be above 0 and at most {MOST_MEMORY} GiB, got {memory}")
         say = _speaker(progress)
-        sizes = {"rows": rows, "held_out": held_out, "seed": asked.seed}
+        sizes = {"rows": rows, "held_out": held_out, "seed": asked.seed, "memory": memory}
         sample, held = draw(opened, side, tier=asked.prior, say=say, **sizes)
         codec = fit(sample, asked, held if held.total else sample, say)
         encoder = cls(codec, side, measure(codec, held) if held.total else None)

@@ -15,7 +15,7 @@ from vqlabel.logits import check_finite, check_not_probabilities
 from vqlabel.ranks import Ranks
 from vqlabel.sources import Source
 
-SAMPLE_BYTES = 2**30  # all ranks together, so that more ranks do not mean another sample
+GIB = 2**30
 LOGITS_AT_ONCE = 2**24
 HALVES = (torch.float16, torch.bfloat16)  # what is kept as float16: centring costs less than they have lost already
 
@@ -41,14 +41,18 @@ def draw(
     held_out: int,
     seed: int,
     say: Callable[[str], None],
+    memory: float = 1.0,
 ) -> tuple[Sample, Sample]:
-    """Rows to fit on and rows to judge by, disjoint, drawn by the seed; this rank's share of both."""
+    """Rows to fit on and rows to judge by, disjoint, drawn by the seed; this rank's share of both.
+
+    memory, in GiB, is of all ranks together, so that more ranks do not mean another sample.
+    """
     known = side if tier != "none" else None
-    room = SAMPLE_BYTES // _bytes_of_a_row(source, known, tier)
+    room = int(memory * GIB) // _bytes_of_a_row(source, known, tier)
     count = len(source) if source.missing is None else int((~source.missing).sum())
     fitted, held = share_out(count, rows, held_out, room)
     if (fitted, held) != (rows, held_out):
-        why = "what fits into 1 GiB" if room < min(count, rows + held_out) else f"of {count:,}"
+        why = f"what fits into {memory:g} GiB: memory= is for more" if room < min(count, rows + held_out) else f"of {count:,}"
         say(f"fitting on {fitted:,} rows and holding out {held:,}, {why}")
     chosen = present(source.missing, source.choose(count, (fitted, held), np.random.default_rng(seed)))
     ranks = Ranks.here()
