@@ -27,7 +27,9 @@ from vqlabel.sources import Source, SparseSource, open_source
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
 
-FIT_OPTIONS = ("bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory")
+FIT_OPTIONS = (
+    "bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory",
+)  # fmt: skip
 DECODED_AT_ONCE = 2**22  # logits
 
 

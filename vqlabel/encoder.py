@@ -67,9 +67,9 @@ class LabelEncoder:
     ) -> LabelEncoder:
         """Fit a `vq` codec on a random choice of rows, and measure it on others.
 
-        source is what `open_source` takes, options are those of FitOptions. The rows are in memory, and may take `memory`
-        GiB: of large vocabularies few do, and on few rows a codec learns what is only true of them. progress may be a
-        function that is told what happens; True tells a terminal.
+        source is what `open_source` takes, options are those of FitOptions. The rows are in memory, and may take
+        `memory` GiB: of large vocabularies few do, and on few rows a codec learns what is only true of them. progress
+        may be a function that is told what happens; True tells a terminal.
         """
         from vqlabel.codecs.fitting import fit
 

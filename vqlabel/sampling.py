@@ -52,7 +52,8 @@ def draw(
     count = len(source) if source.missing is None else int((~source.missing).sum())
     fitted, held = share_out(count, rows, held_out, room)
     if (fitted, held) != (rows, held_out):
-        why = f"what fits into {memory:g} GiB: memory= is for more" if room < min(count, rows + held_out) else f"of {count:,}"
+        too_few = room < min(count, rows + held_out)
+        why = f"what fits into {memory:g} GiB: memory= is for more" if too_few else f"of {count:,}"
         say(f"fitting on {fitted:,} rows and holding out {held:,}, {why}")
     chosen = present(source.missing, source.choose(count, (fitted, held), np.random.default_rng(seed)))
     ranks = Ranks.here()
