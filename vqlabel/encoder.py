@@ -79,7 +79,7 @@ class LabelEncoder:
         if not 0 < memory <= MOST_MEMORY:
             raise ValueError(f"memory must be above 0 and at most {MOST_MEMORY} GiB, got {memory}")
         say = _speaker(progress)
-        sizes = {"rows": rows, "held_out": held_out, "seed": asked.seed, "memory": memory}
+        sizes: dict[str, Any] = {"rows": rows, "held_out": held_out, "seed": asked.seed, "memory": memory}
         sample, held = draw(opened, side, tier=asked.prior, say=say, **sizes)
         codec = fit(sample, asked, held if held.total else sample, say)
         encoder = cls(codec, side, measure(codec, held) if held.total else None)
