@@ -346,7 +346,7 @@ def test_rows_out_of_range_are_told_and_no_weight_is_ever_nan() -> None:
         ({"effort": float("nan")}, "effort must be 0 to 100, got nan"),
         ({"max_kl": 0.0}, "max_kl must be above 0"),
         ({"bytes_per_label": 1, "codebooks": 1}, "say one of bytes_per_label, max_kl and codebooks"),
-        ({"prior": "pixels"}, "prior must be one of none, classes, replay, image, got 'pixels'"),
+        ({"prior": "pixels"}, "prior must be one of none, classes, replay, image, tokens, got 'pixels'"),
     ],
 )
 def test_wrong_options_are_named(wrong: dict[str, Any], words: str) -> None:
