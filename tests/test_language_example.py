@@ -259,6 +259,12 @@ def test_a_coded_source_reads_its_own_file(bench: labels.Bench, prior: str) -> N
     assert labels.file_path(source, bench).stat().st_mtime_ns == stamp
 
 
+def test_exact_classes_come_on_top_of_the_same_codes(bench: labels.Bench) -> None:
+    plain, exact = (labels.fitted(Source("vq", bytes=2, top=top, width=4), bench) for top in (0, 1))
+    assert (plain.row_bytes, exact.row_bytes) == (2, 5)  # 8 bits of a chance and 9 of a class
+    np.testing.assert_array_equal(plain.gather(np.arange(9)), exact.gather(np.arange(9))[:, :2])
+
+
 def test_a_students_seed_sets_its_first_weights_and_nothing_else(bench: labels.Bench) -> None:
     made = labels.make(Source("full"), bench)
     one, same, other = (student.train(TINY, bench.own.windows, made.loss, seed=seed).head.weight for seed in (0, 0, 1))

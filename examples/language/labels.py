@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,20 @@ from examples.language.sources import Source
 from examples.language.student import Loss
 from examples.language.teacher import Teacher
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
+from vqlabel.codecs.hybrid import Hybrid
 from vqlabel.format import CHUNK_CRCS, CODES
 from vqlabel.losses import distillation_loss
 from vqlabel.measure import kl
 from vqlabel.sequences import Sequences
+from vqlabel.sources import Source as Rows
 from vqlabel.sources import open_source
 from vqlabel.tokens import TokenInformation
 
 MANY = 10**9  # tokens of a large label set, which bytes are projected to
 BLOCK = 2048  # rows at a time
 PER_ROW = (CODES, CHUNK_CRCS)  # tensors of a file that grow with it, like those of the sequences
+
+_FITTED: dict[tuple[Source, str, Settings], LabelEncoder] = {}  # the last one
 
 
 @dataclass
@@ -159,9 +163,23 @@ def fitted(source: Source, bench: Bench) -> LabelFile:
         if path.exists():
             return LabelFile(path)
         rows = open_source(bench.own, rows=len(bench.own))
-        encoder = LabelEncoder.fit(rows, **_options(source, bench))
+        encoder = _encoder(source, rows, bench)
         held = {"x.judged": json.dumps(_judged_codec(encoder, bench.held))}
         return encoder.encode(rows, path, metadata={"teacher": bench.own.name, **held}, progress=False)
+
+
+def _encoder(source: Source, rows: Rows, bench: Bench) -> LabelEncoder:
+    """The fitted encoder of a source; those that differ in what they correct share a fit, one after the other."""
+    key = replace(source, top=0), bench.own.name, bench.settings
+    if key not in _FITTED:
+        _FITTED.clear()
+        _FITTED[key] = LabelEncoder.fit(rows, **_options(source, bench))
+    found = _FITTED[key]
+    if not source.top:
+        return found
+    corrected = LabelEncoder(Hybrid(found.codec, source.top), found.side)  # type: ignore[arg-type]
+    corrected.temperatures = found.temperatures
+    return corrected
 
 
 def _options(source: Source, bench: Bench) -> dict[str, Any]:
@@ -175,8 +193,6 @@ def _options(source: Source, bench: Bench) -> dict[str, Any]:
     }  # fmt: skip
     if source.prior != "none":
         found |= {"prior": source.prior, "side": side_of(bench.own)}
-    if source.top:
-        found["top"] = source.top
     return found
 
 
