@@ -168,6 +168,7 @@ def test_the_lines_that_load_are_python_and_name_the_file(tmp_path: Path) -> Non
         ({}, {"repo_id": "me/x", "name": "a/b.safetensors"}, "LabelDecoder('hf://datasets/me/x/a/b.safetensors')"),
         ({}, {"repo_id": "me/x", "repo_type": "model"}, "LabelDecoder('hf://me/x/labels.safetensors')"),
         ({"codec": {"id": "vq", "prior": {"tier": "image"}}}, {}, "images=views"),
+        ({"codec": {"id": "vq+top", "prior": {"tier": "tokens"}}}, {}, "LabelDecoder('labels.safetensors', tokens="),
         ({"temperatures": ["x", 0, -1, True, 20]}, {}, "temperature=20"),
     ]
     for index, (metadata, options, words) in enumerate(cases):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,18 @@ def test_numbers_of_the_wrong_kind_are_named_in_a_safetensors_dump(tmp_path: Pat
     )
     with pytest.raises(ValueError, match="ids is F32, not U8, I8"):
         open_source(tmp_path / "d.safetensors", classes=3)
+
+
+def test_a_dump_of_a_shape_that_no_dump_has_is_named(tmp_path: Path) -> None:
+    sound: dict[str, Any] = {"ids": [0, 1], "log_probs": [0, 1], "typical": [0]}
+    wrong: dict[str, Any] = {"ids": [], "log_probs": [2.0, 3], "typical": [2**60, 0]}
+    for name, shape in wrong.items():
+        shapes = {**sound, name: shape}
+        header = {key: {"dtype": "F32", "shape": shapes[key], "data_offsets": [0, 0]} for key in shapes}
+        raw = json.dumps({**header, "ids": {**header["ids"], "dtype": "I64"}})
+        (tmp_path / "d.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw.encode())
+        with pytest.raises(ValueError, match=f"{name} has the shape .*, not"):
+            open_source(tmp_path / "d.safetensors", classes=3)
 
 
 def test_the_codec_takes_as_told_what_has_a_uniform_tail() -> None:

@@ -39,7 +39,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def make(tmp_path: Path) -> Callable[..., LabelDecoder]:
     """What writes a label file and opens it."""
 
-    def make(keep: Any = None, *, store: bool = True, missing: Any = None, **metadata: Any) -> LabelDecoder:
+    def make(
+        keep: Any = None, *, store: bool = True, tokens: Any = None, missing: Any = None, **metadata: Any
+    ) -> LabelDecoder:
         sequences = Sequences(LENGTHS, keep=keep)
         kept = LOGITS[np.concatenate([sequences.offsets[n] + sequences.rows_of(n)[1] for n in range(len(LENGTHS))])]
         side = TokenInformation(TOKENS, sequences, store=store)
@@ -48,7 +50,7 @@ def make(tmp_path: Path) -> Callable[..., LabelDecoder]:
             tensors[MISSING], metadata["requires"] = bitmap(missing), [FEATURE]
         encoder, path = LabelEncoder(Raw(C, dtype="F32"), side), tmp_path / "labels.safetensors"
         encoder.encode(kept, path, metadata=metadata, tensors=tensors, progress=False)
-        return LabelDecoder(path)
+        return LabelDecoder(path, tokens=tokens)
 
     return make
 
@@ -158,10 +160,15 @@ def test_a_sequence_that_is_not_there_is_named(make: Callable[..., LabelDecoder]
 
 def test_a_text_that_is_another_is_noticed_where_the_file_knows_it(make: Callable[..., LabelDecoder]) -> None:
     wrong = [{"input_ids": [*TEXTS[3][:2], TEXTS[3][2] + 1], "sequence": 3}]
-    with pytest.raises(
-        ValueError, match="sequence 3 has token .* at position 2, and another one in labels.safetensors"
-    ):
+    words = "sequence 3 has token .* at position 2, and another one in labels.safetensors"
+    with pytest.raises(ValueError, match=words):
         LabelCollator(make(), pad)(wrong)
+
+
+def test_a_text_that_the_reader_brings_along_is_compared_too(make: Callable[..., LabelDecoder]) -> None:
+    end = [{"input_ids": TEXTS[3][3:], "sequence": 3}]  # what a tokenizer leaves that cuts off at the left
+    with pytest.raises(ValueError, match="sequence 3 has token .* at position 0, and another one"):
+        LabelCollator(make(store=False, tokens=TOKENS), pad)(end)
 
 
 def test_a_text_that_the_file_does_not_hold_is_taken_on_trust(make: Callable[..., LabelDecoder]) -> None:

@@ -165,7 +165,10 @@ def test_labels_of_images_have_no_sequences(tmp_path: Path) -> None:
         (np.array([], np.uint64), None, "from 0 on"),
         (np.array([0, 3], np.uint64), None, "3 positions of its sequences have a label, not 4"),
         (np.array([0, 5, 4], np.uint64), None, "sequence 1 has the length -1"),
-        (np.array([0, 2**60], np.uint64), {"share": 0.5, "seed": 1}, "4 rows are not the share 0.5"),
+        (np.array([0, 2**62, 2**63, 3 * 2**62, 4], np.uint64), None, "from 0 on"),  # adds up to 4 in 64 bits
+        (np.array([0, 2**60], np.uint64), {"share": 0.5, "seed": 1}, "cannot be of 1152921504606846976 positions"),
+        (np.array([0, 2**40], np.uint64), {"share": 1, "seed": 1}, "cannot be of 1099511627776 positions"),
+        (np.array([0, 2**40], np.uint64), {"every": 2**31}, "cannot be of 1099511627776 positions"),
         (np.array([0, 8], np.uint64), {"every": 3}, "3 positions of its sequences have a label, not 4"),
         (np.array([0, 8], np.uint64), "mask", "make no sense"),
         (np.array([0, 8], np.uint64), {"every": "x"}, "every must be a whole number"),
@@ -179,6 +182,15 @@ def test_a_file_whose_sequences_cannot_be_is_corrupt(tmp_path: Path, starts: Any
         np.zeros((4, 3), np.float32), path, tensors=tensors, metadata=metadata, progress=False
     )
     with pytest.raises(Corrupt, match=words):
+        sequences_of(file)
+
+
+@pytest.mark.parametrize("tokens", [np.zeros(3, np.uint32), np.zeros((4, 1), np.uint32), np.zeros(4, np.int32)])
+def test_a_text_that_is_not_of_all_positions_is_corrupt(tmp_path: Path, tokens: Any) -> None:
+    tensors = {"sequences.starts": np.array([0, 4], np.uint64), "sequences.tokens": tokens}
+    logits = np.zeros((4, 3), np.float32)
+    file = LabelEncoder(Raw(3)).encode(logits, tmp_path / "bad.safetensors", tensors=tensors, progress=False)
+    with pytest.raises(Corrupt, match=r"tensor 'sequences.tokens' is .*, not uint32 \[4\]"):
         sequences_of(file)
 
 

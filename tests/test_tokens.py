@@ -13,6 +13,7 @@ import torch
 from vqlabel import Corrupt, LabelDecoder, LabelEncoder
 from vqlabel.codecs.layout import PriorShape
 from vqlabel.codecs.priors import make_prior
+from vqlabel.codecs.raw import Raw
 from vqlabel.sequences import Sequences
 from vqlabel.side import SideInformation
 from vqlabel.tokens import TokenInformation, TokenSide
@@ -102,8 +103,32 @@ def test_a_file_without_its_text_takes_it_from_the_reader(encoder: LabelEncoder,
     other[5] = (other[5] + 1) % C
     with pytest.raises(ValueError, match="another text, another tokenizer, or another order"):
         LabelDecoder(short, tokens=other)
-    with pytest.raises(ValueError, match=r"the tokens \[3\] are not those of the 1248 positions"):
-        LabelDecoder(short, tokens=[1, 2, 3])
+    for wrong in ([1, 2, 3], TOKENS + 2**32, TOKENS.reshape(2, -1)):  # what wraps to the same 32 bits is no such token
+        with pytest.raises(ValueError, match=r"the tokens \[.*\] are not those of the 1248 positions"):
+            LabelDecoder(short, tokens=wrong)
+    with pytest.raises(TypeError, match=r"tokens must be whole numbers \[1248\], got float64"):
+        LabelDecoder(short, tokens=TOKENS.astype(float))
+
+
+def test_a_text_that_is_given_is_compared_whatever_the_codec_looks_at(tmp_path: Path) -> None:
+    encoder = LabelEncoder(Raw(C), TokenInformation([1, 2, 3], Sequences([3]), store=False))
+    path = encoder.encode(np.zeros((3, C), np.float32), tmp_path / "raw.safetensors", progress=False).path
+    assert LabelDecoder(path).tokens is None
+    assert np.array_equal(LabelDecoder(path, tokens=[1, 2, 3]).tokens, [1, 2, 3])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="another text"):
+        LabelDecoder(path, tokens=[1, 3, 2])
+    images = LabelEncoder(Raw(C)).encode(np.zeros((3, C), np.float32), tmp_path / "x.safetensors", progress=False)
+    with pytest.raises(ValueError, match="does not say which text its labels are of"):
+        LabelDecoder(images.path, tokens=[1, 2, 3])
+
+
+def test_labels_of_an_empty_text_are_read_again(encoder: LabelEncoder, tmp_path: Path) -> None:
+    info = TokenInformation([], Sequences([0, 0]), before=2, after=1)
+    path = tmp_path / "empty.safetensors"
+    LabelEncoder(encoder.codec, info).encode(np.zeros((0, C), np.float32), path, progress=False)
+    packed, mask = LabelDecoder(path).of_sequences([0, 1])
+    assert (len(packed), tuple(mask.shape)) == (0, (2, 0))
+    assert packed.probs().shape == (0, C)
 
 
 def test_a_kept_encoder_meets_another_text(encoder: LabelEncoder, tmp_path: Path) -> None:
@@ -140,6 +165,16 @@ def test_a_text_of_another_tokenizer_is_refused() -> None:
 def test_as_many_logits_as_positions_are_needed(encoder: LabelEncoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the sequences have 1248 rows, but the logits have 5"):
         encoder.encode(np.zeros((5, C), np.float32), tmp_path / "x.safetensors", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("prior", "side"),
+    [("tokens", SideInformation([0, 1, 2])), ("classes", TokenInformation([1, 2, 3], Sequences([3])))],
+)
+def test_a_prior_is_fitted_on_side_information_of_its_kind_only(prior: str, side: Any) -> None:
+    words = f"prior '{prior}' does not go with a {type(side).__name__}: 'tokens' takes a TokenInformation"
+    with pytest.raises(ValueError, match=words):
+        LabelEncoder.fit(np.zeros((3, C), np.float32), side=side, prior=prior, progress=False)
 
 
 def test_side_information_of_images_tells_the_prior_nothing(encoder: LabelEncoder) -> None:

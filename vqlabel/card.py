@@ -15,6 +15,7 @@ from vqlabel.card_views import how_made, how_to_repeat
 from vqlabel.file import LabelFile
 from vqlabel.gaps import MISSING, count_missing
 from vqlabel.inspection import label_facts
+from vqlabel.sequences import TOKENS
 from vqlabel.terminal import one_line
 
 NAME = "labels.safetensors"  # of a label file in a repository
@@ -143,11 +144,12 @@ def _snippet(file: LabelFile, address: str) -> str:
     else:
         codec = file.metadata["codec"]
         prior = codec.get("prior")
-        image = isinstance(prior, dict) and prior.get("tier") == "image"
-        views = ", images=views" if image else ""
+        tier = prior.get("tier") if isinstance(prior, dict) else "none"
+        views = ", images=views" if tier == "image" else ""
+        text = ", tokens=tokens" if tier == "tokens" and TOKENS not in file.tensor_names else ""
         T = next(iter(_temperatures(file.metadata)), 1)
         call = f"probabilities = decoder([0], temperature={T:g}{views})  # [1, {file.metadata['classes']}]"
-        lines = "from vqlabel import LabelDecoder", f"decoder = LabelDecoder({address!r})", call
+        lines = "from vqlabel import LabelDecoder", f"decoder = LabelDecoder({address!r}{text})", call
     code = "\n".join(lines)
     return f"```\npip install 'vqlabel[hub]'\n```\n\n```python\n{code}\n```"
 

@@ -65,8 +65,8 @@ class TopKSource(SparseSource):
         order = ids.argsort(dim=1, descending=True)  # those without a class come last
         ids, told = ids.gather(1, order), told.gather(1, order)
         # Of the first k classes, as many are not told as there are gaps, or more.
-        taken = (torch.arange(self.k)[:, None] == ids[:, None]).any(2)
-        free = taken.int().argsort(dim=1, stable=True)
+        named = torch.zeros(len(ids), self.classes + 1, dtype=torch.bool).scatter_(1, ids + 1, True)
+        free = named[:, 1 : self.k + 1].int().argsort(dim=1, stable=True)
         gaps = ids == UNTOLD
         number = (gaps.cumsum(1) - 1).clamp(min=0)
         ids = torch.where(gaps, free.gather(1, number), ids)

@@ -23,9 +23,9 @@ from vqlabel.packed import PackedLabels
 from vqlabel.paths import BACKENDS, Path, choose_path
 from vqlabel.replay import ReplayRecipe
 from vqlabel.scene import recipe_of
-from vqlabel.sequences import Sequences
+from vqlabel.sequences import TOKENS, Sequences
 from vqlabel.stored import StoredViews
-from vqlabel.text import sequences_of, text_of
+from vqlabel.text import given_text, sequences_of, text_of
 from vqlabel.text_keys import TextKeys
 from vqlabel.wanted import Terms, Wanted
 
@@ -67,8 +67,9 @@ class LabelDecoder:
         self._codec: Codec | None = None
         self._paths: dict[torch.device, Path] = {}
         self._lock = threading.Lock()
-        self._tokens = tokens
-        self._keys = TextKeys(text_of(file, tokens), len(file)) if tier_of(file) == "tokens" else Keys.of_file(file)
+        self._tokens = None if tokens is None else given_text(file, self.sequences, tokens)
+        reads = tier_of(file) == "tokens"
+        self._keys = TextKeys(text_of(file, self._tokens), len(file)) if reads else Keys.of_file(file)
         _OPEN[token] = self
 
     @property
@@ -103,6 +104,11 @@ class LabelDecoder:
     def sequences(self) -> Sequences | None:
         """The sequences that the rows are positions of; None for labels of images."""
         return sequences_of(self.file)
+
+    @property
+    def tokens(self) -> NDArray[Any] | None:
+        """Tokens of all positions, one sequence after the other; None if neither file nor reader has told them."""
+        return self.file.column(TOKENS) if TOKENS in self.file.tensor_names else self._tokens
 
     @property
     def bytes_per_label(self) -> float:

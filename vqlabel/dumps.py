@@ -30,6 +30,9 @@ class Matrix:
         if entry["dtype"] not in dtypes:
             raise ValueError(f"{path}: {name} is {entry['dtype']!s:.40}, not {', '.join(dtypes)}")
         self.shape, (first, stop) = tuple(entry["shape"]), entry["data_offsets"]
+        wanted = "[classes]" if name == TYPICAL else "[rows, k]"
+        if len(self.shape) != wanted.count(",") + 1 or not all(type(n) is int and n >= 0 for n in self.shape):
+            raise ValueError(f"{path}: {name} has the shape {list(self.shape)!s:.80}, not {wanted}")
         self._dtype, self._bfloat = np.dtype(dtypes[entry["dtype"]]), entry["dtype"] == "BF16"
         size = math.prod(self.shape[1:]) * self._dtype.itemsize
         if first < 0 or stop - first != size * self.shape[0]:

@@ -22,6 +22,7 @@ from vqlabel.scene import joined
 from vqlabel.side import Views
 from vqlabel.sources import open_source
 from vqlabel.text import information_of
+from vqlabel.tokens import TokenInformation
 
 MOST_MEMORY = 2**20  # GiB that a sample may be allowed
 
@@ -162,9 +163,15 @@ def _check_fit(source: Any, side: Information | None, options: FitOptions, rows:
     if rows < 1 or held_out < 0:
         raise ValueError(f"rows must be at least 1 and held_out at least 0, got {rows} and {held_out}")
     if side is None and options.prior != "none":
-        raise ValueError(f"prior {options.prior!r} needs to know the images behind the rows: give side=, or --like")
+        what = "text" if options.prior == "tokens" else "images"
+        raise ValueError(f"prior {options.prior!r} needs to know the {what} behind the rows: give side=, or --like")
     if side is not None:
         side.check(source.classes)
+        if options.prior != "none" and isinstance(side, TokenInformation) != (options.prior == "tokens"):
+            raise ValueError(
+                f"prior {options.prior!r} does not go with a {type(side).__name__}: 'tokens' takes a TokenInformation, "
+                "all others a SideInformation"
+            )
 
 
 def _speaker(progress: bool | Callable[[str], None]) -> Callable[[str], None]:

@@ -31,8 +31,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqlabel.sequences import TOKENS
-
 if TYPE_CHECKING:
     from vqlabel.decoder import LabelDecoder
 
@@ -47,7 +45,8 @@ class LabelCollator:
     one, and "teacher_mask", bool [B, L], which says where they belong: `logits[teacher_mask]` are the student's, in the
     same order. Padding may lie before or behind; a sample may hold the beginning of its sequence only.
 
-    Where the label file holds its text, each sample is compared with it.
+    Where the label file holds its text, or the decoder was given it, each sample is compared with it. Where neither is
+    so, nobody notices a sample that was cut off at its beginning: give LabelDecoder the tokens.
     """
 
     def __init__(
@@ -102,8 +101,9 @@ class LabelCollator:
                 f"sequence {number} has {len(tokens)} tokens here and {stop - first} in {self._name}: is it padded "
                 "without an attention_mask, read by another tokenizer, or are there several texts in a sample?"
             )
-        if TOKENS in self._decoder.file.tensor_names:
-            wrong = np.flatnonzero(self._decoder.file.column(TOKENS)[first : first + len(tokens)] != tokens)
+        text = self._decoder.tokens
+        if text is not None:
+            wrong = np.flatnonzero(text[first : first + len(tokens)] != tokens)
             if len(wrong):
                 raise ValueError(
                     f"sequence {number} has token {tokens[wrong[0]]} at position {wrong[0]}, and another one in "

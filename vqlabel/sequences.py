@@ -113,7 +113,7 @@ class Sequences:
         chosen = np.asarray(numbers).reshape(-1)
         parts = [self.rows_of(number) for number in chosen.tolist()]
         if length is None:
-            length = int(self.lengths[chosen].max()) if len(parts) else 0
+            length = int(self._lengths_of(chosen.astype(np.int64)).max()) if len(parts) else 0
         mask = np.zeros((len(parts), length), np.bool_)
         for line, (_, places) in zip(mask, parts, strict=True):
             line[places[places < length]] = True
@@ -131,11 +131,16 @@ class Sequences:
         numbers, places = numbers.astype(np.int64), places.astype(np.int64)
         if places.size:
             numbers, places = np.broadcast_arrays(numbers, places)
-        far = np.flatnonzero((places < 0) | (places >= self.lengths[numbers])) if places.size else places
-        if far.size:
-            length = self.lengths[numbers[far[0]]]
-            raise IndexError(f"sequence {numbers[far[0]]} has {length} positions, and none of number {places[far[0]]}")
+            far = np.flatnonzero((places < 0) | (places >= self._lengths_of(numbers)))
+            if far.size:
+                bad, place = numbers[far[0]], places[far[0]]
+                length = self.offsets[bad + 1] - self.offsets[bad]
+                raise IndexError(f"sequence {bad} has {length} positions, and none of number {place}")
         return numbers, places
+
+    def _lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Lengths of some sequences, without looking at millions of others."""
+        return self.offsets[numbers + 1] - self.offsets[numbers]
 
     def _rule(self) -> str:
         return f"kept are {self.keep}" if isinstance(self.keep, dict) else "its mask leaves it out"

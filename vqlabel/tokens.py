@@ -99,13 +99,13 @@ class TokenInformation(Information):
         if rows not in (0, self.sequences.rows_total):
             raise ValueError(f"the sequences have {self.sequences.rows_total} rows, but the logits have {rows}")
         window = {"before": self.before, "after": self.after}
-        if rows == 0:  # an encoder is kept: it may meet another text
+        if rows < self.sequences.rows_total:  # an encoder is kept: it may meet another text
             return {KEY: window}
         return {KEY: self.sequences.facts() | window, TEXT: fingerprint(self.tokens)}
 
     def tensors(self, rows: int) -> dict[str, NDArray[Any]]:
         """Tensors by which a reader finds it again."""
-        if rows == 0:
+        if rows < self.sequences.rows_total:
             return {}
         text: dict[str, NDArray[Any]] = {TOKENS: self.tokens.astype(np.uint32)} if self._store else {}
         return {**self.sequences.tensors(), **text}
