@@ -29,7 +29,7 @@ Entry = dict[str, Any]
 def write(text: str, page: Path, begin: str = BEGIN) -> None:
     """Put the tables between the marks of a page."""
     head, rest = page.read_text().split(begin)
-    tail = rest.split(END)[1]
+    tail = rest.split(END, 1)[1]  # a page may have more tables
     page.write_text(f"{head}{begin}\n\n{text}\n{END}{tail}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from examples.glyphs import distill, rate_measure, rivals, teacher, training
+from examples.glyphs import distill, rate_measure, rivals, structure, teacher, training
 from examples.glyphs.rate_measure import MANY_ROWS, Labels
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
@@ -71,6 +71,8 @@ def make(source: Source, settings: Settings, labels: Labels, effort: float = 1.0
         return _one_per_image(source, settings)
     if source.scheme in ("lpld", "lpqld"):
         return _batches(source, settings, labels)
+    if source.scheme == "fp16" or source.scheme in structure.SCHEMES:
+        return _full(source, settings, labels)
     if source.fits:
         return _fitted(source, settings, labels, effort)
     return _whole(source, settings, labels)
@@ -97,22 +99,36 @@ def pooled(settings: Settings, keep: int, *, again: bool) -> tuple[list[list[Bat
 def _batches(source: Source, settings: Settings, labels: Labels) -> Stored:
     """LPLD and LPQLD: files of whole batches, of which some are kept."""
     epochs, pool = pooled(settings, source.keep, again=source.scheme == "lpld")
-    files, rows = len(pool), sum(len(batch.images) for batch in pool)
     logits, size = labels.logits, 2.0 * labels.classes
     if source.scheme == "lpqld":
         name, k = f"LPQLD MR-{source.k}", min(source.k, labels.classes)
         logits, size = _coded(rivals.make(name, labels.sample("none", held_out=True)), labels.logits), 4.0 * k
-    beside = files * BATCH_FILE[source.scheme] + rows * LISTED[source.scheme]
+    return Stored(epochs, _in_files(source.scheme, pool, settings, size), logits)
+
+
+def _in_files(scheme: str, pool: list[Batch], settings: Settings, size: float) -> Bytes:
+    """Bytes of a file for each of these batches, with labels of this size."""
+    rows = sum(len(batch.images) for batch in pool)
+    beside = len(pool) * BATCH_FILE[scheme] + rows * LISTED[scheme]
     many = MANY_ROWS / (settings.epochs * settings.distilled_recipe.images)
-    return Stored(epochs, Bytes(rows * size, rows * AUGMENTATION[source.scheme], beside, beside * many), logits)
+    return Bytes(rows * size, rows * AUGMENTATION[scheme], beside, beside * many)
+
+
+def _full(source: Source, settings: Settings, labels: Labels) -> Stored:
+    """fp16 as SRe2L stores it, of every epoch or of one in so many, as it is or with changed tails."""
+    logits, images = labels.logits, settings.distilled_recipe.images
+    kept = _kept_rows(settings, source.keep) // images
+    pool = [batch for part in plan(settings)[:kept] for batch in part]
+    if source.scheme in structure.SCHEMES:
+        classes = np.arange(len(logits)) % images % settings.classes
+        logits = structure.changed(source.scheme, logits, classes, source.k)
+    sizes = _in_files("lpld", pool, settings, 2.0 * labels.classes)
+    return Stored(kept_epochs(settings, source.keep), sizes, logits)
 
 
 def _whole(source: Source, settings: Settings, labels: Labels) -> Stored:
-    """Schemes that store every row: fp16 as SRe2L does, int8 in a file of ours, TinyViT, faiss."""
+    """Schemes that store every row: int8 in a file of ours, TinyViT, faiss."""
     rows = len(labels.logits)
-    if source.scheme == "fp16":
-        stored = _batches(Source("lpld"), settings, labels)
-        return Stored(plan(settings), stored.bytes, labels.logits)
     name = {"int8": "int8", "tinyvit": f"TinyViT, k = {source.k}", "faiss": source.index}[source.scheme]
     coder = rivals.make(name, labels.sample("none", held_out=False))
     size = 4.0 * min(source.k, labels.classes) if source.scheme == "tinyvit" else coder.row_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from examples.glyphs import teacher
+from examples.glyphs import structure, teacher
 
 TEMPERATURES = (20.0, 4.0, 2.0)
 PRUNED = (10, 20, 40)  # LPLD: one batch in so many is kept
@@ -43,7 +43,7 @@ class Source:
             "vq": f"ours, prior {self.prior}, {self.bytes} B", "vqae": f"our VQAE, {self.bytes} B",
             "one": f"one label per image, teacher at {self.age:g}", "teacher": "the teacher instead of labels",
             "lpld": "LPLD", "lpqld": f"LPQLD MR-{self.k}", "tinyvit": f"TinyViT, k = {self.k}",
-            "faiss": f"faiss {self.index}",
+            "faiss": f"faiss {self.index}", **{name: f"{what} {self.k}" for name, what in structure.SCHEMES.items()},
         }  # fmt: skip
         extra = [f"pruned {self.keep}x"] * (self.keep > 1) + ["DKR"] * (self.schedule != "constant")
         extra += [f"fitted for T = {self.fit:g}"] * (self.fit != FIT)

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m examples.glyphs.run", description=__doc__)
     stages: dict[str, Callable[..., None]] = {
         "data": _data, "teacher": _teacher, "labels": _labels, "student": _student, "baseline": _baseline,
-        "table": _table, "all": _all,
+        "table": _table, "all": _all, "main": _main,
     }  # fmt: skip
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--quick", action="store_true", help="100 classes, under a minute on two cores")
@@ -130,6 +130,14 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
     results["spectrum"] = figures.spectrum(distill.labels(settings), options.results)
     _write(path, results)
     print("\n".join(figures.table(results)))
+
+
+def _main(_: Settings, options: argparse.Namespace) -> None:
+    """Images of all methods under labels of every kind, which `examples.glyphs.main` has more commands for."""
+    from examples.glyphs import main as images  # which imports this module
+
+    given = ["--quick"] * options.quick + (["--classes", str(options.classes)] if options.classes else [])
+    images.main(["run", "--seeds", str(options.seeds), *given])
 
 
 def _table(_: Settings, options: argparse.Namespace) -> None:

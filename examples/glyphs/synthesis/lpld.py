@@ -16,6 +16,6 @@ from examples.glyphs.synthesis.options import Optimised
 def plan(settings: Settings, net: nn.Module, options: Optimised) -> Plan:
     """Groups of one class each; several of them run side by side, which changes nothing but the time."""
     ids = np.arange(settings.ipc * settings.classes).reshape(settings.ipc, settings.classes).T
-    batches = np.array_split(ids, -(-ids.size // sre2l.SIZE))
+    batches = np.array_split(ids, min(settings.classes, -(-ids.size // sre2l.SIZE)))  # a class is never torn apart
     plan = sre2l.plan(settings, net, options)
     return dataclasses.replace(plan, batches=batches, target=statistics.by_class(net, settings))

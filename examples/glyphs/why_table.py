@@ -1,0 +1,119 @@
+"""The tables of why images matter, in IMAGES.md, from results/main.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from examples.glyphs import retention_law, structure
+from examples.glyphs.data import SIDE
+from examples.glyphs.main_sources import PRUNED, WARM, Grid, middle
+from examples.glyphs.main_table import COMMAND, found_sets, runs_of
+from examples.glyphs.rate_table import GAP
+from examples.glyphs.retention_figures import front
+from examples.glyphs.retention_sources import Source
+from examples.glyphs.retention_table import entries
+
+KINDS = {
+    "lpqld": "the top k alone, renormalised",
+    "tinyvit": "the top k, the others flat",
+    "shuffled": "all but the top k shuffled",
+    "swapped": "all but the top k of another row of the class",
+}
+Point = tuple[float, float, str]  # bytes of images and labels, accuracy, what it is
+
+
+def tables(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    """All of them, line by line; those of which nothing is known are left out."""
+    classes = grid.settings.classes
+    parts = [*_measured(results, grid), *_pruned(results, grid), *_broken(results, grid), *_laws(results, grid)]
+    if parts:
+        yield f"## Why the images matter, {classes:,} classes (`{COMMAND} why --classes {classes}`)\n"
+        yield from parts
+
+
+def _table(title: str, head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    if rows:
+        yield f"**{title}**\n"
+        yield "| " + " | ".join(head) + " |"
+        yield "|---" * len(head) + "|"
+        yield from ("| " + " | ".join(row) + " |" for row in rows)
+        yield ""
+
+
+def _measured(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    why = results.get("why", {})
+    ipc = max((ipc for ipc in grid.ipcs for m in grid.methods if repr(grid.of(m, ipc)) in why), default=0)
+    found = {m: why[repr(grid.of(m, ipc))] for m in grid.methods if ipc and repr(grid.of(m, ipc)) in why}
+    names = list(next(iter(found.values()), {}))
+    rows = [[method, *(f"{each[name]:.3g}" for name in names)] for method, each in found.items()]
+    yield from _table(f"Images and their labels, {ipc} images a class", ["images", *names], rows)
+
+
+def _pruned(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    rows = []
+    for method in grid.methods:
+        each = entries(results, grid.of(method, middle(grid)))
+        found = [runs_of(each, Source("fp16", keep=keep)) for keep in PRUNED]
+        if found[0] and any(found[1:]):
+            seeds = [sorted(set(found[0]) & set(runs)) for runs in found]
+            lost = [[runs[s] - found[0][s] for s in own] for runs, own in zip(found, seeds, strict=True)]
+            words = [f"{np.mean(each):+.1f} ({len(each)})" if each else GAP for each in lost[1:]]
+            rows.append([method, f"{np.mean(list(found[0].values())):.1f}", *words])
+    title = f"Fewer fp16 labels, {middle(grid)} images a class: accuracy with all, and points lost (seeds)"
+    yield from _table(title, ["images", "all", *(f"one epoch in {keep}" for keep in PRUNED[1:])], rows)
+
+
+def _broken(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    rows, ipc = [], middle(grid)
+    for method in ("random", "lpld"):
+        each = entries(results, grid.of(method, ipc))
+        for scheme, words in KINDS.items():
+            found = [runs_of(each, Source(scheme, k=k)) for k in structure.KEPT]
+            if any(found):
+                accuracies = [f"{np.mean(list(runs.values())):.1f} ({len(runs)})" if runs else GAP for runs in found]
+                rows.append([method, words, *accuracies])
+    title = f"Broken fp16 labels, {ipc} images a class: accuracy at T = {WARM:g} (seeds)"
+    yield from _table(title, ["images", "what is left", *(f"k = {k}" for k in structure.KEPT)], rows)
+
+
+def points(results: dict[str, Any], grid: Grid) -> dict[str, list[tuple[int, float, float, str]]]:
+    """Students by method: images a class, bytes of labels an image, accuracy, and the labels' name.
+
+    Of the first seed, which all of them have: lucky seeds differ by more than labels do.
+    """
+    found: dict[str, list[tuple[int, float, float, str]]] = {}
+    for (method, ipc), each in found_sets(results, grid).items():
+        for entry in each:
+            if 0 in (runs := entry.at(WARM)):
+                label_bytes = grid.settings.epochs * entry.bytes["all"]
+                found.setdefault(method, []).append((ipc, label_bytes, runs[0], entry.source.name))
+    return found
+
+
+def pareto(found: dict[str, list[tuple[int, float, float, str]]], classes: int) -> list[Point]:
+    """Those sets of images and labels that no other one beats in both bytes and accuracy."""
+    every = [
+        (ipc * classes * (SIDE**2 + size), accuracy, f"{method}, {ipc} a class, {name}")
+        for method, each in found.items()
+        for ipc, size, accuracy, name in each
+    ]
+    best = set(front([(size, accuracy) for size, accuracy, _ in every]))
+    return sorted({point[:2]: point for point in reversed(every) if point[:2] in best}.values())
+
+
+def _laws(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    found, rows = points(results, grid), []
+    for method, each in found.items():
+        ours = [point for point in each if point[3].startswith(("ours", "hard", "fp16"))]
+        if len({ipc for ipc, *_ in ours}) > 2:  # fewer sizes tell nothing of how the error falls
+            columns = [np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]]
+            rows.append([method, str(len(ours)), f"`{retention_law.fit(*columns)}`"])
+    title = "Images or labels, first seed: I images a class, L bytes of labels an image; of hard, fp16 and our labels"
+    yield from _table(title, ["images", "sets", "law"], rows)
+    best = [[f"{s / 1e6:.2f}", f"{a:.1f}", name] for s, a, name in pareto(found, grid.settings.classes)]
+    yield from _table(
+        "Sets that no other one beats, first seed", ["MB of images and labels", "accuracy, %", "set"], best
+    )
