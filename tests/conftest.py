@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,20 @@ def simd(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.use_simd(request.param)
     yield request.param
     _native.use_simd(before)
+
+
+@pytest.fixture(scope="session")
+def renderings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The glyphs of the benchmark, rendered once for all workers: it takes longer than most tests of them."""
+    sys.path.insert(0, str(ROOT))  # examples are run from the repository
+    from examples.glyphs import data, training
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "renderings"
+    with training.alone(folder / "all"):
+        data.load(2, cache=folder)
+    (made,) = folder.glob("*.npz")
+    return made
 
 
 @pytest.fixture(scope="module")

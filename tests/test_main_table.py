@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,11 @@ GAIN = {"random": 0.0, "rded": -1.0, "sre2l": -1.0, "cda": 1.0, "lpld": 2.0, "no
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory, one_thread: None, renderings: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
+        (folder / "glyphs").mkdir()
+        shutil.copy(renderings, folder / "glyphs")
         patch.setenv("VQLABEL_CACHE", str(folder))
         yield folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,9 +42,12 @@ IMAGES, ROWS = 40, 160
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rate_measure.Labels]:
+def labels(tmp_path_factory: pytest.TempPathFactory, renderings: Path) -> Iterator[rate_measure.Labels]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VQLABEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = tmp_path_factory.mktemp("cache")
+        (folder / "glyphs").mkdir()
+        shutil.copy(renderings, folder / "glyphs")
+        patch.setenv("VQLABEL_CACHE", str(folder))
         yield rate_measure.load(TINY)
 
 
