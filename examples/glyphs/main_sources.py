@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from examples.glyphs import structure
+from examples.glyphs import structure, teacher
 from examples.glyphs.retention import Cell
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
@@ -51,7 +51,8 @@ def sources(classes: int) -> list[Source]:
     vqae = [Source("vqae", bytes=round(2 * classes / times)) for times in LESS]
     kept = [max(1, classes // share) for share in KEPT]
     lpqld = [Source("lpqld", k=k, keep=10, schedule="step", alignment="grid") for k in kept]
-    return list(dict.fromkeys([Source("fp16"), Source("hard"), *ours[1:2], *vqae, *ours, *lpqld, Source("one")]))
+    one = Source("one", age=teacher.AGES[-1])
+    return list(dict.fromkeys([Source("fp16"), Source("hard"), *ours[1:2], *vqae, *ours, *lpqld, one]))
 
 
 def cells(grid: Grid, seeds: int) -> Iterator[tuple[Settings, list[Cell]]]:

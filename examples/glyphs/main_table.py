@@ -55,9 +55,7 @@ def _must(sets: Sets, classes: int) -> Iterator[str]:
     """Whether every method keeps what it has to."""
     wanted = {Source("vq", "replay", size): least for (_, size), least in MUST_HOLD.items()}
     wanted |= {Source("vqae", bytes=round(2 * classes / times)): MUST_HOLD_VQAE for times in LESS}
-    yield f"**What was to be kept** (`{COMMAND} run --classes {classes}`): retention, per cent; {GAP}: not run\n"
-    yield "| images a class | labels | asked for | " + " | ".join(PUBLISHED) + " | met |"
-    yield "|---" * (4 + len(PUBLISHED)) + "|"
+    lines = []
     for ipc in sorted({number for _, number in sets}):
         for source, least in wanted.items():
             kept = [_retention(sets.get((method, ipc), []), source) for method in PUBLISHED]
@@ -65,8 +63,13 @@ def _must(sets: Sets, classes: int) -> Iterator[str]:
             if known:
                 met = "**no**" if min(known) < least else "yes" if len(known) == len(kept) else "so far"
                 words = [GAP if value is None else f"{value:.1f}" for value in kept]
-                yield f"| {ipc} | {source.name} | {least:g} | " + " | ".join(words) + f" | {met} |"
-    yield ""
+                lines.append(f"| {ipc} | {source.name} | {least:g} | " + " | ".join(words) + f" | {met} |")
+    if lines:
+        yield f"**What was to be kept** (`{COMMAND} run --classes {classes}`): retention, per cent; {GAP}: not run\n"
+        yield "| images a class | labels | asked for | " + " | ".join(PUBLISHED) + " | met |"
+        yield "|---" * (4 + len(PUBLISHED)) + "|"
+        yield from lines
+        yield ""
 
 
 def _retention(each: list[Entry], source: Source) -> float | None:
@@ -105,15 +108,19 @@ def _cell(entry: Entry | None, each: list[Entry]) -> str:
 
 def _order(sets: Sets, grid: Grid) -> Iterator[str]:
     """Each method against real images and against noise, seed against seed."""
-    yield "**The methods against real images and against noise**: points above them, fp16 / hard labels\n"
-    yield "| images a class | above | " + " | ".join(m for m in grid.methods if m != "noise") + " |"
-    yield "|---" * (1 + len(grid.methods)) + "|"
+    methods = [method for method in grid.methods if method != "noise"]
+    lines = []
     for ipc in sorted({number for _, number in sets}):
         for other in ("random", "noise"):
-            if (other, ipc) in sets:
-                words = [_above(sets, (method, ipc), (other, ipc)) for method in grid.methods if method != "noise"]
-                yield f"| {ipc} | {other} | " + " | ".join(words) + " |"
-    yield ""
+            words = [_above(sets, (method, ipc), (other, ipc)) for method in methods]
+            if any(word.strip("-/ ") for word in words):
+                lines.append(f"| {ipc} | {other} | " + " | ".join(words) + " |")
+    if lines:
+        yield "**The methods against real images and against noise**: points above them, fp16 / hard labels\n"
+        yield "| images a class | above | " + " | ".join(methods) + " |"
+        yield "|---" * (2 + len(methods)) + "|"
+        yield from lines
+        yield ""
 
 
 def _above(sets: Sets, mine: tuple[str, int], other: tuple[str, int]) -> str:
