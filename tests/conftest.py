@@ -11,13 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from vqlabel import LabelFile, _native
+
+if TYPE_CHECKING:
+    import torch
+    from encoder_parts import Fitting
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -57,14 +61,26 @@ def simd(request: pytest.FixtureRequest) -> Iterator[str]:
 def renderings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The glyphs of the benchmark, rendered once for all workers: it takes longer than most tests of them."""
     sys.path.insert(0, str(ROOT))  # examples are run from the repository
-    from examples.glyphs import data, training
+    from examples import shared
+    from examples.glyphs import data
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "renderings"
-    with training.alone(folder / "all"):
+    with shared.alone(folder / "all"):
         data.load(2, cache=folder)
     (made,) = folder.glob("*.npz")
     return made
+
+
+@pytest.fixture(scope="module")
+def glyphs_cache(tmp_path_factory: pytest.TempPathFactory, renderings: Path) -> Iterator[Path]:
+    """A cache of the examples' own that holds the renderings already."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        (folder / "glyphs").mkdir()
+        shutil.copy(renderings, folder / "glyphs")
+        patch.setenv("VQLABEL_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +134,24 @@ def golden() -> ModuleType:
 def golden_copy(tmp_path: Path) -> Path:
     """A copy, to be damaged, of the golden file that has everything."""
     return Path(shutil.copy(GOLDEN / "v1_vq_g3x11.safetensors", tmp_path / "golden.safetensors"))
+
+
+@pytest.fixture
+def fitting(monkeypatch: pytest.MonkeyPatch) -> Fitting:
+    """Fit in no time, and make files with such codecs readable."""
+    from encoder_parts import Fitting
+
+    import vqlabel.codecs  # not at the top: most tests need none
+
+    fitting = Fitting()
+    monkeypatch.setitem(sys.modules, "vqlabel.codecs.fitting", fitting)
+    monkeypatch.setitem(vqlabel.codecs.CODECS, "nearest", ("encoder_parts", "Nearest"))
+    return fitting
+
+
+def largest(x: torch.Tensor, k: int) -> np.ndarray[Any, Any]:
+    """Classes of the k largest logits of each row, slow and obvious: by falling logit, then by rising class."""
+    return np.array([sorted(sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]) for row in x.tolist()])
 
 
 def random_rows(rows: int, row_bytes: int, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +34,9 @@ from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 
 TINY = dataclasses.replace(QUICK, methods=("random", "lpld", "noise"), ipcs=(1, 2, 3))
+pytestmark = pytest.mark.usefixtures("one_thread")
 # Made up, like all accuracies here.
 GAIN = {"random": 0.0, "rded": -1.0, "sre2l": -1.0, "cda": 1.0, "lpld": 2.0, "noise": -30.0}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, one_thread: None, renderings: Path) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        (folder / "glyphs").mkdir()
-        shutil.copy(renderings, folder / "glyphs")
-        patch.setenv("VQLABEL_CACHE", str(folder))
-        yield folder
 
 
 def accuracy(cell: Cell) -> float:
@@ -172,13 +161,13 @@ def test_figures_are_drawn_and_the_same_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["run", "--method", "lpdl"], ["run", "--ipc", "0"]])
-def test_wrong_arguments_are_one_line(arguments: list[str], cache: Path) -> None:
+def test_wrong_arguments_are_one_line(arguments: list[str], glyphs_cache: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: (method must be one of random|ipc must be at least 1)"):
-        main.main([*arguments, "--quick", "--results", str(cache / "wrong.json")])
+        main.main([*arguments, "--quick", "--results", str(glyphs_cache / "wrong.json")])
 
 
 def test_the_command_runs_what_is_missing_and_nothing_twice(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    glyphs_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[str] = []
 
@@ -208,7 +197,7 @@ def test_the_command_runs_what_is_missing_and_nothing_twice(
 
 
 @pytest.mark.parametrize(("keep", "rows"), [(1, 160), (2, 80), (4, 40), (9, 40)])
-def test_pruned_fp16_labels_are_whole_epochs_and_weigh_less(keep: int, rows: int, cache: Path) -> None:
+def test_pruned_fp16_labels_are_whole_epochs_and_weigh_less(keep: int, rows: int, glyphs_cache: Path) -> None:
     settings = QUICK.of("random", 2)
     stored = retention_labels.make(Source("fp16", keep=keep), settings, rate_measure.load(settings))
     assert stored.bytes.labels == rows * 2 * 20
@@ -216,7 +205,7 @@ def test_pruned_fp16_labels_are_whole_epochs_and_weigh_less(keep: int, rows: int
 
 
 @pytest.mark.parametrize("scheme", ["shuffled", "swapped"])
-def test_broken_labels_weigh_what_whole_ones_do(scheme: str, cache: Path) -> None:
+def test_broken_labels_weigh_what_whole_ones_do(scheme: str, glyphs_cache: Path) -> None:
     settings = QUICK.of("random", 2)
     labels = rate_measure.load(settings)
     whole, broken = (
@@ -238,7 +227,7 @@ def test_run_main_is_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_sets_are_timed_and_weighed(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    glyphs_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(retention, "taught", lambda cell, _: accuracy(cell))
     monkeypatch.setattr(large, "SOURCES", (Source("hard"), Source("vq", "replay", 2)))

@@ -142,7 +142,7 @@ LAYERS = [
     ("stored",),
     ("gaps", "side"),
     ("codecs.base", "codecs.layout", "codecs.options", "codecs.sample", "codecs.values"),
-    ("codecs.checks", "codecs.descend", "codecs.kmeans", "codecs.spectrum", "codecs.stored", "codecs.token_prior"),
+    ("codecs.checks", "codecs.descend", "codecs.kmeans", "codecs.spectrum", "codecs.stored"),
     ("codecs.priors",),
     ("codecs.additive", "codecs.model", "codecs.raw", "codecs.topk"),
     ("codecs.closest", "codecs.corrections", "codecs.foundation", "codecs.search"),

@@ -16,6 +16,7 @@ from encoder_parts import teacher_logits
 
 sys.path.insert(0, str(ROOT))  # examples are run from the repository
 
+from examples import shared
 from examples.glyphs import rate, rate_bound, rate_cells, rate_figures, rate_measure, rate_table, rivals
 from examples.glyphs.rate_bench import Bench
 from examples.glyphs.rate_cells import Cell
@@ -84,7 +85,7 @@ def test_an_interrupted_run_keeps_what_was_done(
 
 def test_results_of_another_teacher_are_not_added_to(labels: rate_measure.Labels, tmp_path: Path) -> None:
     path = tmp_path / "rate.json"
-    rate.write(path, {"labels": {"C = 12, p = 0.5": "another"}, "cells": {}})
+    shared.write(path, {"labels": {"C = 12, p = 0.5": "another"}, "cells": {}})
     with pytest.raises(ValueError, match="labels of another teacher; move it away"):
         rate.measure(Bench(labels), CELLS, path)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))  # examples are run from the repository
 
+from examples import shared
 from examples.glyphs import (
     rate,
     rate_measure,
@@ -42,13 +41,8 @@ IMAGES, ROWS = 40, 160
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory, renderings: Path) -> Iterator[rate_measure.Labels]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        (folder / "glyphs").mkdir()
-        shutil.copy(renderings, folder / "glyphs")
-        patch.setenv("VQLABEL_CACHE", str(folder))
-        yield rate_measure.load(TINY)
+def labels(glyphs_cache: Path) -> rate_measure.Labels:
+    return rate_measure.load(TINY)
 
 
 def made(source: Source, labels: rate_measure.Labels) -> Stored:
@@ -303,7 +297,7 @@ def test_other_efforts_and_teachers_are_kept_apart(labels: rate_measure.Labels, 
     assert not retention_table.entries(results(), TINY, effort=0.5)
     path = tmp_path / "results.json"
     facts = {**cell(Source("fp16")).facts(), "teacher": "another"}
-    rate.write(path, {"labels": {}, "cells": {"x": facts}})
+    shared.write(path, {"labels": {}, "cells": {"x": facts}})
     with pytest.raises(ValueError, match="students of another teacher's labels"):
         retention.work(labels, [cell(Source("hard"))], path)
 

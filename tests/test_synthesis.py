@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,14 +38,10 @@ def options_of(settings: Settings) -> Optimised:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, one_thread: None, renderings: Path) -> Iterator[Path]:
+def few_views(one_thread: None, glyphs_cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        (folder / "glyphs").mkdir()
-        shutil.copy(renderings, folder / "glyphs")
-        patch.setenv("VQLABEL_CACHE", str(folder))
         patch.setattr(statistics, "VIEWS", 10)
-        yield folder
+        yield
 
 
 @pytest.fixture(scope="module")

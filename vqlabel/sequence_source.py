@@ -42,15 +42,10 @@ class SequenceSource(Source):
         classes: int,
         batch: int = 8,
     ) -> None:
-        numbers = np.asarray(tokens)
-        if numbers.shape != (sequences.total,) or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise TypeError(
-                f"tokens must be whole numbers [{sequences.total}], one for each position of the sequences, got "
-                f"{numbers.dtype} {list(numbers.shape)}"
-            )
+        text = sequences.text(tokens)
         check_whole("batch", batch, 1, 2**20)
         super().__init__(sequences.rows_total, classes, torch.float32)
-        self._teacher, self._tokens, self._sequences, self._batch = teacher, numbers, sequences, batch
+        self._teacher, self._tokens, self._sequences, self._batch = teacher, text, sequences, batch
         self._held: dict[int, torch.Tensor] = {}  # logits of the rows of each sequence that was asked for last
         if self.rows:
             first = self._from(0)

@@ -66,6 +66,16 @@ class Sequences:
         """N, positions that have a label."""
         return self._kept.rows
 
+    def text(self, tokens: ArrayLike) -> NDArray[Any]:
+        """The tokens [total] of all positions, one sequence after the other; TypeError if they are not that."""
+        numbers = np.asarray(tokens)
+        if numbers.shape != (self.total,) or (numbers.size and numbers.dtype.kind not in "iu"):
+            raise TypeError(
+                f"tokens must be whole numbers [{self.total}], one for each position of the sequences, got "
+                f"{numbers.dtype} {list(numbers.shape)}"
+            )
+        return numbers
+
     def rows(self, sequences: ArrayLike, positions: ArrayLike) -> NDArray[np.int64]:
         """Rows [B] of positions in their sequences; IndexError for one that is not there, or has no label."""
         numbers, places = self._checked(sequences, positions)

@@ -51,12 +51,7 @@ class TokenInformation(Information):
     def __init__(
         self, tokens: ArrayLike, sequences: Sequences, *, before: int = 3, after: int = 2, store: bool = True
     ) -> None:
-        numbers = np.asarray(tokens)
-        if numbers.shape != (sequences.total,) or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise TypeError(
-                f"tokens must be whole numbers [{sequences.total}], one for each position of the sequences, got "
-                f"{numbers.dtype} {list(numbers.shape)}"
-            )
+        numbers = sequences.text(tokens)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < 2**31:
             raise ValueError(f"tokens must be 0 to {2**31 - 1}, got {numbers.min()} to {numbers.max()}")
         check_whole("before", before, 1, 64)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from examples import shared
 from examples.glyphs import demo_figure, distill, models, perturb, rate, rate_measure, student, teacher, training
 from examples.glyphs.settings import Settings
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
@@ -122,7 +123,7 @@ class Demo:
         results = rate.read(self.kept)
         if key not in results["cells"]:
             results["cells"][key] = work()
-            rate.write(self.kept, results)
+            shared.write(self.kept, results)
         found: float = results["cells"][key]
         return found
 

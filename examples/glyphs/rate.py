@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from examples import shared
 from examples.glyphs import rate_figures, rate_measure, rate_table, run
 from examples.glyphs.rate_bench import Bench
 from examples.glyphs.rate_cells import Cell, cells
 from examples.glyphs.settings import Settings
+
+EMPTY: dict[str, Any] = {"labels": {}, "cells": {}}
 
 
 def measure(bench: Bench, chosen: Iterable[Cell], path: Path) -> None:
@@ -35,22 +37,14 @@ def measure(bench: Bench, chosen: Iterable[Cell], path: Path) -> None:
         results = read(path)  # again: another part may have been measured beside this one
         results["labels"][name] = labels.teacher
         results["cells"][key] = found
-        write(path, results)
+        shared.write(path, results)
         if found.get("kl"):
             print(f"    KL at T = 20: {found['kl']['20']:.3e}", flush=True)
 
 
 def read(path: Path) -> dict[str, Any]:
     """Results so far."""
-    return json.loads(path.read_text()) if path.exists() else {"labels": {}, "cells": {}}
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    """Results, the old ones or the new ones, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(path)
+    return shared.read(path, EMPTY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 import time
 import traceback
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from examples import shared
 from examples.glyphs import (
     rate,
     rate_measure,
@@ -29,7 +29,6 @@ from examples.glyphs import (
     retention_table,
     run,
     student,
-    training,
 )
 from examples.glyphs.rate_bench import machine
 from examples.glyphs.rate_measure import Labels
@@ -73,20 +72,13 @@ class Cell:
 def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
     """Those that are asked for, students of one source one after the other."""
     chosen = [source for source in sources() if any(part in source.name for part in options.only or [""])]
-    part, parts = _part(options.part)
+    part, parts = shared.part_of(options.part)
     for source in chosen[part::parts]:
         for temperature in options.temperature or TEMPERATURES:
             if temperature not in source.temperatures:
                 continue
             for seed in range(options.seeds):
                 yield Cell(source, temperature, seed, settings, options.effort)
-
-
-def _part(words: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", words)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError(f"--part must be a number from 0 and how many there are, such as 0/2 or 1/2, got {words!r}")
-    return int(found[1]), int(found[2])
 
 
 def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
@@ -124,13 +116,9 @@ def taught(cell: Cell, stored: retention_labels.Stored) -> float:
     return student.train(cell.settings, loss, seed=cell.seed, epochs=stored.epochs, precision=PRECISION)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[dict[str, Any]]:
+def locked(path: Path) -> contextlib.AbstractContextManager[dict[str, Any]]:
     """The results, to be changed and written; several programs may do so, one after the other."""
-    with training.alone(path):
-        results = rate.read(path)
-        yield results
-        rate.write(path, results)
+    return shared.locked(path, rate.EMPTY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from examples.glyphs import distill, rate_measure, rivals, structure, teacher, training
+from examples import shared
+from examples.glyphs import distill, rate_measure, rivals, structure, teacher
 from examples.glyphs.rate_measure import MANY_ROWS, Labels
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
@@ -184,7 +185,7 @@ def file_path(source: Source, settings: Settings, labels: Labels, effort: float)
 
 def _file(source: Source, settings: Settings, labels: Labels, effort: float) -> LabelFile:
     path = file_path(source, settings, labels, effort)
-    with training.alone(path):
+    with shared.alone(path):
         return LabelFile(path) if path.exists() else _fit(source, settings, labels, effort)
 
 

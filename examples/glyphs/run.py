@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from examples import shared
 from examples.glyphs import data, distill, figures, models, student, teacher
 from examples.glyphs.settings import Settings
 
@@ -126,9 +126,9 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
                 with _stopwatch(results, f"student, IPC {ipc}"):
                     results["cells"][key] = student.train(local, source, seed=seed, student=options.student)
                 print(f"{key}: {results['cells'][key]:.2f} %", flush=True)
-            _write(path, results)
+            shared.write(path, results)
     results["spectrum"] = figures.spectrum(distill.labels(settings), options.results)
-    _write(path, results)
+    shared.write(path, results)
     print("\n".join(figures.table(results)))
 
 
@@ -164,17 +164,7 @@ def processor() -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        return {"renderer": data.renderer(), "cells": {}, "seconds": {}}
-
-
-def _write(path: Path, results: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(path)
+    return shared.read(path, {"renderer": data.renderer(), "cells": {}, "seconds": {}})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from examples import shared
 from examples.glyphs import models, perturb, training
 from examples.glyphs.settings import Settings
 
@@ -22,7 +23,7 @@ SAVE_EVERY = 100
 def train(settings: Settings) -> tuple[nn.Module, float]:
     """The finished teacher and its accuracy, trained now unless it was before; an interrupted training goes on."""
     path = settings.teacher_path()
-    finished = training.load(path, settings.device)
+    finished = shared.load(path, settings.device)
     if finished is None:
         finished = _train(settings, path)
     net = _new(settings)
@@ -32,7 +33,7 @@ def train(settings: Settings) -> tuple[nn.Module, float]:
 
 def at_age(settings: Settings, age: float) -> nn.Module:
     """The teacher as it was after this share of its training; train must have run."""
-    state = training.load(_aged(settings.teacher_path(), age), settings.device)
+    state = shared.load(_aged(settings.teacher_path(), age), settings.device)
     if state is None:
         ages = ", ".join(f"{known:g}" for known in AGES)
         raise FileNotFoundError(f"no teacher of age {age}; after training there are {ages}")
@@ -58,7 +59,7 @@ def _train(settings: Settings, path: Path) -> dict[str, Any]:
     net, steps = _new(settings), settings.teacher_steps
     adam = training.optimiser(net, RATE, DECAY)
     running = path.with_suffix(".running")
-    state = training.load(running, settings.device)
+    state = shared.load(running, settings.device)
     first = 0
     if state is not None:
         net.load_state_dict(state["net"])
@@ -71,11 +72,11 @@ def _train(settings: Settings, path: Path) -> dict[str, Any]:
         training.take_step(net, adam, rate, x, lambda z, y=y: nn.functional.cross_entropy(z, y))  # type: ignore[misc]
         if step + 1 in ages:
             state = {"net": net.state_dict(), "accuracy": training.accuracy(net, settings)}
-            training.save(state, _aged(path, ages[step + 1]))
+            shared.save(state, _aged(path, ages[step + 1]))
         if (step + 1) % SAVE_EVERY == 0:
-            training.save({"net": net.state_dict(), "adam": adam.state_dict(), "step": step + 1}, running)
+            shared.save({"net": net.state_dict(), "adam": adam.state_dict(), "step": step + 1}, running)
     finished = {"net": net.state_dict(), "accuracy": training.accuracy(net, settings)}
-    training.save(finished, path)
+    shared.save(finished, path)
     running.unlink(missing_ok=True)
     return finished
 

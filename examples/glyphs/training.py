@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -79,31 +75,3 @@ def progress(what: str, steps: Iterable[int], total: int, *, done: int = 0) -> I
         for step in steps:
             yield step
             bars.advance(task)
-
-
-def save(state: Any, path: Path) -> None:
-    """torch.save that leaves the old file or the new one, nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Nobody else who asks for this path is inside at the same time; a lock beside it is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def load(path: Path, device: torch.device) -> Any:
-    """What save wrote; None if it is not there or damaged. Tensors and numbers only: no code is run."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a zip can be damaged in many ways; each means: make it again
-        print(f"{path} is damaged ({error}); it is made again")
-        return None

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from examples.language import rivals, teacher, training
+from examples import shared
+from examples.language import rivals, teacher
 from examples.language.settings import Settings
 from examples.language.sources import Source
 from examples.language.student import Loss
@@ -159,7 +160,7 @@ def file_path(source: Source, bench: Bench) -> Path:
 def fitted(source: Source, bench: Bench) -> LabelFile:
     """The label file of a source, fitted and encoded now unless it was before; the teacher's logits pass through."""
     path = file_path(source, bench)
-    with training.alone(path):
+    with shared.alone(path):
         if path.exists():
             return LabelFile(path)
         rows = open_source(bench.own, rows=len(bench.own))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 import traceback
@@ -12,15 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from examples import shared
 from examples.glyphs.rate_bench import machine
 from examples.language import figure, labels, student, table, teacher, tokens
 from examples.language.labels import Bench
-from examples.language.ledger import locked, read
 from examples.language.settings import Settings, cache_folder, key
 from examples.language.sources import Source, decoders, sources
 
 TELLING = 10  # sources that a quick run has
 QUICK: dict[str, Any] = {"seeds": 1, "condition": ["sharp"], "recipe": ["kd"]}  # unless told
+EMPTY: dict[str, Any] = {"text": {}, "teachers": {}, "cells": {}, "codecs": {}}
 RESULTS = Path(__file__).parent / "results" / "language.json"
 
 
@@ -50,7 +50,7 @@ def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
     """Those that are asked for, the students of one source and condition one after the other."""
     every = list(sources())[:TELLING] if options.quick and not options.only else sources()
     chosen = [source for source in every if any(part in source.name for part in options.only or [""])]
-    part, parts = _part(options.part)
+    part, parts = shared.part_of(options.part)
     for condition in options.condition or teacher.SHARPNESS:
         for recipe in options.recipe or student.RECIPES:
             for source in chosen[part::parts]:
@@ -58,13 +58,6 @@ def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
                     continue  # the same cross-entropy twice
                 for seed in options.seed or range(options.seeds):
                     yield Cell(source, condition, recipe, seed, settings)
-
-
-def _part(words: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", words)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError(f"--part must be a number from 0 and how many there are, such as 0/2 or 1/2, got {words!r}")
-    return int(found[1]), int(found[2])
 
 
 def work(wanted: Sequence[Cell], path: Path) -> list[str]:
@@ -75,7 +68,7 @@ def work(wanted: Sequence[Cell], path: Path) -> list[str]:
         try:
             if bench is None or bench.own.name.partition("-")[0] != cell.condition:
                 bench, made_for = Bench.of(cell.settings, cell.condition), None
-            if cell.key(bench.own.name) in read(path)["cells"]:
+            if cell.key(bench.own.name) in shared.read(path, EMPTY)["cells"]:
                 continue
             begin = time.perf_counter()
             if made is None or made_for != cell.source:
@@ -86,7 +79,7 @@ def work(wanted: Sequence[Cell], path: Path) -> list[str]:
             traceback.print_exc()
             failed.append(f"{cell}: {error}")
             continue
-        with locked(path) as results:
+        with shared.locked(path, EMPTY) as results:
             if bench.own.name not in results["teachers"]:
                 results["teachers"][bench.own.name] = teacher.described(bench.held)
             results["text"] = provenance(cell.settings)
@@ -139,13 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _all(settings: Settings, options: argparse.Namespace) -> None:
     failed = work(list(cells(settings, options)), options.results)
     if options.quick:
-        print("\n".join(table.tables(read(options.results), settings)))
+        print("\n".join(table.tables(shared.read(options.results, EMPTY), settings)))
     if failed:
         sys.exit("error: these students failed, and are tried again by the same command:\n" + "\n".join(failed))
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> None:
-    done = read(options.results)["cells"].values()
+    done = shared.read(options.results, EMPTY)["cells"].values()
     known = {(tuple(c["source"].items()), c["condition"], c["recipe"], c["seed"]) for c in done}
     for cell in cells(settings, options):
         here = (tuple(asdict(cell.source).items()), cell.condition, cell.recipe, cell.seed) in known
@@ -159,17 +152,17 @@ def _codecs(settings: Settings, options: argparse.Namespace) -> None:
         for source in decoders():
             facts = {"source": asdict(source), "settings": settings.facts(fits=True)}
             name = key([facts, bench.own.name])
-            if name not in read(options.results)["codecs"]:
+            if name not in shared.read(options.results, EMPTY)["codecs"]:
                 made = labels.make(source, bench)
                 found = {**facts, "condition": condition, "bytes": made.bytes, "decoded": made.judged}
-                with locked(options.results) as results:
+                with shared.locked(options.results, EMPTY) as results:
                     results["codecs"][name] = found
                 print(f"{condition}, {source.name}: KL {made.judged['kl']:.4f}", flush=True)
 
 
 def _table(settings: Settings, options: argparse.Namespace) -> None:
     """RESULTS.md beside the results, or the tables of quick ones on the screen."""
-    lines = list(table.tables(read(options.results), settings))
+    lines = list(table.tables(shared.read(options.results, EMPTY), settings))
     if options.quick:
         print("\n".join(lines))
     else:
@@ -177,7 +170,7 @@ def _table(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _plot(settings: Settings, options: argparse.Namespace) -> None:
-    figure.plot(read(options.results), settings, options.results.parent)
+    figure.plot(shared.read(options.results, EMPTY), settings, options.results.parent)
 
 
 if __name__ == "__main__":

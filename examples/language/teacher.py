@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from examples import shared
 from examples.language import tokens, training
 from examples.language.model import GPT
 from examples.language.settings import Settings, key
@@ -36,8 +37,8 @@ def train(settings: Settings, text: tokens.Text) -> GPT:
     path = settings.path("teacher", facts(settings, text), ".pt")
     torch.manual_seed(settings.seed)
     net = GPT(settings.vocabulary, settings.teacher_layers, settings.teacher_width)
-    with training.alone(path):
-        finished = training.load(path)
+    with shared.alone(path):
+        finished = shared.load(path)
         if finished is None:
             _train(net, settings, tokens.split(settings, text)[0], path)
         else:
@@ -47,7 +48,7 @@ def train(settings: Settings, text: tokens.Text) -> GPT:
 
 def _train(net: GPT, settings: Settings, own: Windows, path: Any) -> None:
     optimiser, running, first = training.Optimiser(net), path.with_suffix(".running"), 0
-    state = training.load(running)
+    state = shared.load(running)
     if state is not None:
         net.load_state_dict(state["net"])
         optimiser.load(state["optimiser"])
@@ -63,10 +64,10 @@ def _train(net: GPT, settings: Settings, own: Windows, path: Any) -> None:
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the teacher's loss was {losses[-1]} in step {step}")
         if (step + 1) % SAVE_EVERY == 0:
-            training.save({"net": net.state_dict(), "optimiser": optimiser.state(), "step": step + 1}, running)
+            shared.save({"net": net.state_dict(), "optimiser": optimiser.state(), "step": step + 1}, running)
             passed = time.perf_counter() - begin
             print(f"teacher: step {step + 1}, loss {np.mean(losses[-SAVE_EVERY:]):.3f}, {passed:.0f} s", flush=True)
-    training.save(net.state_dict(), path)
+    shared.save(net.state_dict(), path)
     running.unlink(missing_ok=True)
 
 
@@ -116,7 +117,7 @@ def fingerprint(net: GPT) -> str:
 
 def _states(net: GPT, part: Windows, settings: Settings) -> torch.Tensor:
     path = settings.path("states", [fingerprint(net), part.fingerprint()], ".safetensors")
-    with training.alone(path):
+    with shared.alone(path):
         if not path.exists():
             save_file({"states": hidden(net, part)}, path)
     return load_file(path)["states"]

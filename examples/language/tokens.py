@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from examples.language import corpus, training
+from examples import shared
+from examples.language import corpus
 from examples.language.settings import Settings, key
 
 END = "<|end|>"  # stands before each document
@@ -40,7 +41,7 @@ def load(settings: Settings) -> Text:
     facts = [BEGUN, settings.texts, corpus.sources(settings.texts), settings.vocabulary]
     path = settings.path("tokens", facts, ".safetensors")
     about = path.with_suffix(".json")
-    with training.alone(path):
+    with shared.alone(path):
         if not about.exists():
             text = learned(corpus.load(settings.texts), settings.vocabulary)
             save_file({"train": text.train, "held_out": text.held_out}, path)

@@ -1,12 +1,7 @@
-"""What teacher and student share: optimiser, schedule, files that are never half-written."""
+"""What teacher and student share: optimiser and schedule."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,25 +74,3 @@ def mean_loss(net: nn.Module, tokens: torch.Tensor, following: torch.Tensor) -> 
     with half_precision(tokens.device):
         logits = net(tokens)
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), following.flatten())
-
-
-def save(state: Any, path: Path) -> None:
-    """torch.save that leaves the old file or the new one, nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
-def load(path: Path) -> Any:
-    """What save wrote, None if it is not there. Tensors and numbers only: no code is run."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Nobody else who asks for this path is inside at the same time; a lock beside it is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

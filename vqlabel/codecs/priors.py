@@ -1,4 +1,4 @@
-"""Priors: a guess of the latent vector from side information alone, h0 = prior(side); of images in three tiers."""
+"""Priors: a guess of the latent vector from side information alone, h0 = prior(side)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from vqlabel.codecs.layout import PriorShape
-from vqlabel.codecs.token_prior import TokenPrior
 from vqlabel.known import REGIMES
 from vqlabel.side import ImageSide
+from vqlabel.tokens import OUTSIDE, TokenSide
 
 
 def make_prior(shape: PriorShape) -> nn.Module:
     """The untrained prior of this shape, without a random choice: every weight is set by `start`."""
     with torch.random.fork_rng(devices=[]):  # torch draws weights that nobody asked for
         kinds: dict[str, type[nn.Module]] = {"classes": ClassPrior, "tokens": TokenPrior}
-        return kinds.get(shape.tier, NetPrior)(shape)
+        return kinds.get(shape.tier, ImagePrior)(shape)
 
 
 class ClassPrior(nn.Module):
@@ -55,23 +55,18 @@ class ClassPrior(nn.Module):
 
 
 class NetPrior(nn.Module):
-    """Two hidden layers on embeddings of classes and images, lambda, the replayed boxes and, maybe, pixels."""
+    """Two hidden layers, and a linear one beside them, on what a subclass puts together of the side information."""
 
-    def __init__(self, shape: PriorShape) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(shape.classes, shape.embedding))
-        self.image = nn.Parameter(torch.zeros(shape.images, shape.identity))
-        self.sight = Sight(shape.channels, shape.pixels) if shape.tier == "image" else None
-        seen = shape.pixels if self.sight else 0
-        inputs = 2 * shape.embedding + 2 * shape.identity + 2 + shape.features + seen
+    def _join(self, shape: PriorShape, inputs: int, mixed: int) -> None:
+        """The layers; a file names their weights by number, so they come after what the subclass has."""
         self.first = nn.Linear(inputs, shape.hidden)
         self.second = nn.Linear(shape.hidden, shape.hidden)
         self.last = nn.Linear(shape.hidden, shape.width)
-        self.mix = nn.Linear(shape.embedding, shape.width, bias=False)
+        self.mix = nn.Linear(mixed, shape.width, bias=False)
 
     def start(self, generator: torch.Generator) -> None:
         """Weights to begin training with."""
-        for table in (self.table, self.image):
+        for table in self.parameters(recurse=False):
             table.data.normal_(0, 0.3, generator=generator)
         for layer in (layer for layer in self.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))):
             fan_in = layer.weight[0].numel()
@@ -85,6 +80,25 @@ class NetPrior(nn.Module):
         self.last.weight.copy_(matrix.T @ self.last.weight)
         self.mix.weight.copy_(matrix.T @ self.mix.weight)
         self.last.bias.copy_(self.last.bias @ matrix)
+
+    def _guess(self, inputs: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.gelu(self.first(inputs))
+        x = x + nn.functional.gelu(self.second(x))
+        h0: torch.Tensor = self.last(x) + self.mix(mixed)
+        return h0
+
+
+class ImagePrior(NetPrior):
+    """On embeddings of classes and images, lambda, the replayed boxes and, maybe, pixels."""
+
+    def __init__(self, shape: PriorShape) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(shape.classes, shape.embedding))
+        self.image = nn.Parameter(torch.zeros(shape.images, shape.identity))
+        self.sight = Sight(shape.channels, shape.pixels) if shape.tier == "image" else None
+        seen = shape.pixels if self.sight else 0
+        inputs = 2 * shape.embedding + 2 * shape.identity + 2 + shape.features + seen
+        self._join(shape, inputs, shape.embedding)
 
     def forward(self, side: ImageSide) -> torch.Tensor:
         """h0 [B, width]."""
@@ -102,10 +116,22 @@ class NetPrior(nn.Module):
         ]
         if self.sight:
             parts.append(self.sight(side.views))
-        x = nn.functional.gelu(self.first(torch.cat(parts, 1)))
-        x = x + nn.functional.gelu(self.second(x))
-        h0: torch.Tensor = self.last(x) + self.mix(own + other)
-        return h0
+        return self._guess(torch.cat(parts, 1), own + other)
+
+
+class TokenPrior(NetPrior):
+    """On the embeddings of the tokens around a position of text."""
+
+    def __init__(self, shape: PriorShape) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(shape.classes + 1, shape.embedding))  # the first row: no token
+        inputs = shape.features * shape.embedding
+        self._join(shape, inputs, inputs)
+
+    def forward(self, side: TokenSide) -> torch.Tensor:
+        """h0 [B, width]."""
+        seen = nn.functional.embedding(side.tokens - OUTSIDE, self.table).flatten(1)
+        return self._guess(seen, seen)
 
 
 class Sight(nn.Module):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from examples import shared
 from examples.glyphs import perturb, teacher, training
 from examples.glyphs.data import SIDE
 from examples.glyphs.settings import CROPS, Settings
@@ -57,19 +58,19 @@ def images(
             state["losses"] += [list(losses) for told in (0, options.steps - 1) if step == told]
             clock.steps += 1
             if (step + 1) % SAVE_EVERY == 0:
-                training.save({**state, **batch.state(), "step": step + 1}, running)
+                shared.save({**state, **batch.state(), "step": step + 1}, running)
                 where = f"batch {number + 1} of {many}, step {step + 1} of {options.steps}"
                 each = [loss / len(plan.batches[number]) for loss in losses]
                 print(f"{settings.method}: {where}, CE {each[0]:.3f}, BN {each[1]:.3f}, {clock}", flush=True)
         state["images"][plan.batches[number].ravel()] = batch.rounded()
         state |= {"batch": number + 1, "step": 0, "pixels": None}
-        training.save(state, running)
+        shared.save(state, running)
     return state["images"].to(settings.device), _means(plan, state["losses"])
 
 
 def _begun(settings: Settings, net: nn.Module, running: Path) -> dict[str, Any]:
     """Where an interrupted run of this teacher was, or the beginning."""
-    name, found = teacher.fingerprint(net), training.load(running, torch.device("cpu"))
+    name, found = teacher.fingerprint(net), shared.load(running, torch.device("cpu"))
     if found is not None and found["teacher"] == name:
         return dict(found)
     done = torch.zeros(settings.ipc * settings.classes, 1, SIDE, SIDE, dtype=torch.uint8)

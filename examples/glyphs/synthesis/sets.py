@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import vqlabel
-from examples.glyphs import data, teacher, training
+from examples import shared
+from examples.glyphs import data, teacher
 from examples.glyphs.settings import Settings
 from examples.glyphs.synthesis import cda, lpld, optimise, random, rded, sre2l
 from examples.glyphs.synthesis.options import Patches, Plain
@@ -35,7 +36,7 @@ def images(settings: Settings) -> torch.Tensor:
 def stored(settings: Settings) -> Path:
     """The file of the images, made now unless it is there."""
     path = settings.images_path()
-    with training.alone(path):  # it may take hours: nobody does the same beside it
+    with shared.alone(path):  # it may take hours: nobody does the same beside it
         if not _whole(path):
             running = path.with_suffix(".running")
             _write(path, *_make(settings, running))
