@@ -175,7 +175,7 @@ LAYERS = [
     ("packed", "schedules", "text_keys"),
     ("decoder", "losses"),
     ("data",),
-    ("encoding", "source_files"),
+    ("encoding", "source_files", "told"),
     ("compare", "encoder"),
     ("fit_once",),
     ("commands",),

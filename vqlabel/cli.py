@@ -101,12 +101,16 @@ def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     rate = group.add_mutually_exclusive_group()
     rate.add_argument("--bytes", type=float, metavar="B", help="bytes of codes for each label (4)")
     rate.add_argument("--max-kl", type=float, metavar="KL", help="as few bytes as keep the mean KL below this")
-    group.add_argument("--prior", choices=("none", "classes", "replay"), help="what the reader knows beforehand")
+    priors = ("none", "classes", "replay", "tokens")
+    group.add_argument("--prior", choices=priors, help="what the reader knows beforehand")
     if like:
         command.add_argument(
             "--classes", type=int, metavar="C", help="how many there are, where only k of them are told"
         )
-        group.add_argument("--like", metavar="FILE", help="label file whose recipe and image classes hold here too")
+        group.add_argument("--like", metavar="FILE", help="label file whose recipe, classes or text hold here too")
+        _add_text(command)
+        keep = command.add_argument("--keep-text", action=argparse.BooleanOptionalAction, default=True)
+        keep.help = "whether the text lies in the label file too, 4 bytes a token (yes)"
     group.add_argument("--temperatures", type=_numbers, metavar="T,T", help="temperatures of the students (20)")
     group.add_argument("--form", choices=("auto", "product", "residual", "vqae"), help="layout of the books")
     group.add_argument("--beam", type=int, help="codes weighed for a label, 1 to 64: fewer are quicker and worse (64)")
@@ -117,12 +121,18 @@ def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     group.add_argument("--memory", type=float, metavar="GIB", help="that they may take: of many classes few do (1)")
 
 
+def _add_text(command: argparse.ArgumentParser) -> None:
+    what = ".npz of tokens [positions] and lengths [documents], or a label file"
+    command.add_argument("--text", metavar="FILE", help=f"that the rows are positions of: {what} that holds a text")
+
+
 def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     decode = commands.add_parser("decode", help="write labels as a .npy file of float32")
     decode.add_argument("file")
     decode.add_argument("-o", "--out", required=True, metavar="NPY")
     decode.add_argument("--rows", metavar="A:B", default=":", help="rows A to B - 1")
     decode.add_argument("--temperature", type=float, metavar="T", help="probabilities at T instead of logits")
+    _add_text(decode)
     decode.set_defaults(run=_later("commands", "decode"))
     inspect = commands.add_parser("inspect", help="say what a label file holds")
     inspect.add_argument("file")
@@ -138,6 +148,7 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare.add_argument("--rows", type=int, default=20_000, help="rows to compare on, drawn at random (20000)")
     compare.add_argument("--json", action="store_true", help="for programs")
     compare.add_argument("--plot", metavar="PNG", help="draw bytes against KL")
+    _add_text(compare)
     compare.set_defaults(run=_later("compare", "compare"))
 
 

@@ -7,25 +7,24 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
+from vqlabel import told
 from vqlabel.codecs.base import Codec
 from vqlabel.encoder import LabelEncoder
-from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
 from vqlabel.fit_once import fitted_once, forget
 from vqlabel.inspection import label_facts
+from vqlabel.known import Information
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
-from vqlabel.scene import side_of
-from vqlabel.side import SideInformation
 from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source, SparseSource, open_source
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
+from vqlabel.tokens import TokenInformation
 
 FIT_OPTIONS = (
     "bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory",
@@ -55,7 +54,7 @@ def fit(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0 and os.path.exists(options.out):
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-        encoder = fitted(options, open_source(options.logits, classes=options.classes), _side(options))
+        encoder = fitted(options, open_source(options.logits, classes=options.classes), told.side(options))
         if here.rank == 0:
             encoder.save(options.out)
         here.wait()
@@ -70,7 +69,7 @@ def encode(options: argparse.Namespace) -> int:
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
         source = open_source(options.logits, classes=options.classes)
         encoder = _encoder(options, source)
-        encoder.encode(source, options.out, metadata=_metadata(options, source))
+        encoder.encode(source, options.out, metadata=told.metadata(options, source))
         if here.rank == 0:
             forget(options.out)
     report(options.out, here)
@@ -92,16 +91,18 @@ def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
         given = "--codec" if options.codec else f"--format {options.format}"
         raise ValueError(f"--{asked[0].replace('_', '-')} says how to fit a codec, but with {given} none is fitted")
     if options.codec:
-        return LabelEncoder.load(options.codec)
+        side = told.side(options, LabelFile(options.codec))
+        return LabelEncoder.load(options.codec, side=side if isinstance(side, TokenInformation) else None)
     if options.format == "vq":
         asked_for = {name: getattr(options, name) for name in FIT_OPTIONS}
-        asked_for |= {"logits": options.logits, "shape": [source.rows, source.classes]}
-        return fitted_once(options.out, asked_for, lambda: fitted(options, source, _side(options)))
+        asked_for |= {"logits": options.logits, "text": options.text, "shape": [source.rows, source.classes]}
+        side = told.side(options)
+        return fitted_once(options.out, asked_for, lambda: fitted(options, source, side), side)
     from vqlabel.codecs.raw import Int8, Raw
 
     kinds = {"raw": Raw, "int8": Int8}
     codec = _topk(source, options.k) if options.format == "topk" else kinds[options.format](source.classes)
-    return LabelEncoder(codec, _side(options))
+    return LabelEncoder(codec, told.side(options))
 
 
 def _topk(source: Source, k: int | None) -> Codec:
@@ -115,7 +116,7 @@ def _topk(source: Source, k: int | None) -> Codec:
     return TopK(source.classes, 10 if k is None else k)
 
 
-def fitted(options: argparse.Namespace, source: Source, side: SideInformation | None) -> LabelEncoder:
+def fitted(options: argparse.Namespace, source: Source, side: Information | None) -> LabelEncoder:
     """Codec fitted as the command line asks."""
     names = {"bytes": "bytes_per_label", **{name: name for name in FIT_OPTIONS if name not in ("bytes", "like")}}
     asked = {key: getattr(options, name) for name, key in names.items() if getattr(options, name) is not None}
@@ -124,42 +125,11 @@ def fitted(options: argparse.Namespace, source: Source, side: SideInformation | 
     return LabelEncoder.fit(source, side=side, progress=say, **asked)
 
 
-def _like(options: argparse.Namespace) -> LabelFile | None:
-    """The label file that says what the rows are: the one named, or the logits themselves."""
-    if options.like is not None:
-        return LabelFile(options.like)
-    if not options.logits.endswith(".safetensors"):
-        return None
-    try:
-        return LabelFile(options.logits)
-    except FormatError:
-        return None  # logits in a plain safetensors file
-
-
-def _side(options: argparse.Namespace) -> SideInformation | None:
-    like = _like(options)
-    if like is None:
-        return None
-    batch = like.metadata.get("replay", {}).get("recipe", {}).get("pairing") == "batch"
-    return None if batch and options.prior in (None, "none") else side_of(like)
-
-
-def _metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
-    like = _like(options)
-    found: dict[str, Any] = {}
-    if like is not None:
-        carried = ("replay", "teacher", *(("epochs", "images") if len(like) == source.rows else ()))
-        found = {key: like.metadata[key] for key in carried if key in like.metadata}
-    if options.teacher:
-        found["teacher"] = options.teacher
-    return found
-
-
 def decode(options: argparse.Namespace) -> int:
     """Write the labels of some rows as .npy."""
     if os.path.exists(options.out):
         raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-    source = LabelSource(LabelFile(options.file, load="map"))
+    source = LabelSource(LabelFile(options.file, load="map"), tokens=told.tokens(options))
     rows, temperature = _rows(options.rows, len(source)), options.temperature
     if temperature is not None and not temperature > 0:
         raise ValueError(f"--temperature must be above 0, got {temperature}")

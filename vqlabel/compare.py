@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqlabel import told
 from vqlabel.file import LabelFile
 from vqlabel.inspection import in_words
 from vqlabel.measure import TEMPERATURES, kl
 from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source, open_source
 from vqlabel.terminal import safe
+from vqlabel.tokens import TEXT
 
 AT_ONCE = 2**22  # logits
 
@@ -30,7 +32,8 @@ def compare(options: argparse.Namespace) -> int:
     rows = np.random.default_rng(0).choice(len(teacher), min(options.rows, len(teacher)), replace=False)
     for path in options.files:
         rows = rows[~LabelFile(path, load="map").missing(rows)]  # those that all of them have
-    found = [rate(path, teacher, np.sort(rows)) for path in options.files]
+    text = told.tokens(options)
+    found = [rate(path, teacher, np.sort(rows), text) for path in options.files]
     found.sort(key=lambda entry: entry["all_in"])
     if options.json:
         print(json.dumps({"rows": len(rows), "files": found}, indent=2))
@@ -41,10 +44,13 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def rate(path: str, teacher: Source, rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Bytes a label, mean KL at each temperature (None: infinite), and how often the first class is the teacher's."""
+def rate(path: str, teacher: Source, rows: NDArray[np.int64], text: NDArray[Any] | None = None) -> dict[str, Any]:
+    """Bytes a label, mean KL at each temperature (None: infinite), and how often the first class is the teacher's.
+
+    text is the tokens of all positions, for files that are of a text and do not hold it.
+    """
     file = LabelFile(path, load="map")
-    labels = LabelSource(file)
+    labels = LabelSource(file, tokens=text if TEXT in file.metadata else None)
     for what, here, there in (("rows", len(labels), len(teacher)), ("classes", labels.classes, teacher.classes)):
         if here != there:
             raise ValueError(f"{path} has {here} {what}, but the teacher's logits have {there}")

@@ -23,6 +23,7 @@ from vqlabel.format import (
     checksum,
 )
 from vqlabel.metadata import format_metadata
+from vqlabel.sequences import MOST_POSITIONS, STARTS
 from vqlabel.storage import PARTIAL, chunk_is_sound, opened, read_chunk_table, read_sound_header, unsound_tensors
 from vqlabel.writer import LabelWriter, put, sync_directory
 
@@ -41,6 +42,7 @@ def create(
     path = os.path.abspath(os.fspath(path))
     arrays = _checked_tensors(tensors)
     header = _new_header(rows, row_bytes, arrays, metadata)
+    _check_positions(arrays, header)
     if path.endswith(PARTIAL):
         raise ValueError(f"{path}: names that end in {PARTIAL} are for files that are being written")
     if os.path.exists(path):
@@ -62,6 +64,16 @@ def create(
         os.close(fd)
     sync_directory(path)
     return LabelWriter(path, header)
+
+
+def _check_positions(arrays: Mapping[str, NDArray[Any]], header: Header) -> None:
+    """ValueError for sequences that no reader would take from a file so small."""
+    total = int(arrays[STARTS].max(initial=0)) if STARTS in arrays else 0
+    if total > MOST_POSITIONS * header.file_bytes:
+        raise ValueError(
+            f"{header.rows} labels of sequences of {total:,} positions make a file of {header.file_bytes:,} bytes, "
+            f"which may be of {MOST_POSITIONS} positions for each byte: leave sequences without labels out"
+        )
 
 
 def _write_head(fd: int, header: Header, arrays: Mapping[str, NDArray[Any]], path: str) -> None:

@@ -163,8 +163,8 @@ def _check_fit(source: Any, side: Information | None, options: FitOptions, rows:
     if rows < 1 or held_out < 0:
         raise ValueError(f"rows must be at least 1 and held_out at least 0, got {rows} and {held_out}")
     if side is None and options.prior != "none":
-        what = "text" if options.prior == "tokens" else "images"
-        raise ValueError(f"prior {options.prior!r} needs to know the {what} behind the rows: give side=, or --like")
+        what, told = ("text", "--text") if options.prior == "tokens" else ("images", "--like")
+        raise ValueError(f"prior {options.prior!r} needs to know the {what} behind the rows: give side=, or {told}")
     if side is not None:
         side.check(source.classes)
         if options.prior != "none" and isinstance(side, TokenInformation) != (options.prior == "tokens"):

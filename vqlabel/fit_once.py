@@ -11,8 +11,8 @@ from typing import Any
 from vqlabel.encoder import LabelEncoder
 from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
+from vqlabel.known import Information
 from vqlabel.ranks import Ranks
-from vqlabel.side import SideInformation
 from vqlabel.storage import PARTIAL
 
 
@@ -22,7 +22,7 @@ def kept(out: str) -> str:
 
 
 def fitted_once(
-    out: str, asked: dict[str, Any], fit: Callable[[], LabelEncoder], side: SideInformation | None = None
+    out: str, asked: dict[str, Any], fit: Callable[[], LabelEncoder], side: Information | None = None
 ) -> LabelEncoder:
     """The codec that was fitted for `out` when the same was asked, or is now; `side` where its file cannot hold it."""
     here, path, words = Ranks.here(), kept(out), json.dumps(asked)

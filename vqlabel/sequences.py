@@ -11,6 +11,7 @@ from vqlabel.kept import kept_of
 
 STARTS, TOKENS, MASK = "sequences.starts", "sequences.tokens", "sequences.kept"  # tensors
 KEY = "sequences"  # of the metadata
+MOST_POSITIONS = 2**10  # for each byte of a file: nobody shall draw or count further than a file bears out
 
 
 class Sequences:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vqlabel.dumps import is_dump, open_dump, open_npz
 from vqlabel.file import LabelFile
@@ -20,7 +20,7 @@ from vqlabel.side import Views
 from vqlabel.sources import Source
 from vqlabel.storage import opened, read_exactly
 from vqlabel.stored_rows import StoredRows
-from vqlabel.text import information_of
+from vqlabel.text import given_text, information_of, sequences_of, text_of
 
 FLOATS = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8"}  # as safetensors calls them; NumPy has no bfloat16
 PICKLES = (".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".bin")
@@ -54,13 +54,16 @@ class StoredArray(Source):
 
 
 class LabelSource(Source):
-    """Labels of a label file, decoded."""
+    """Labels of a label file, decoded; tokens are those of its text, if the file does not hold it."""
 
-    def __init__(self, file: LabelFile, views: Views | None = None) -> None:
+    def __init__(self, file: LabelFile, views: Views | None = None, *, tokens: ArrayLike | None = None) -> None:
         from vqlabel.codecs import load_codec
 
         self._file, self._codec = file, load_codec(file)
-        self._side = information_of(file, views) if self._codec.tier != "none" else None
+        given = None if tokens is None else given_text(file, sequences_of(file), tokens)
+        self._side = None
+        if self._codec.tier != "none":
+            self._side = information_of(file, views) if given is None else text_of(file, given)
         half = file.metadata["codec"].get("dtype") == "F16"  # of raw: decoded to float32, but no finer than float16
         super().__init__(len(file), self._codec.classes, torch.float16 if half else torch.float32)
 

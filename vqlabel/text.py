@@ -12,12 +12,11 @@ from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
 from vqlabel.known import Information
 from vqlabel.scene import side_of
-from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
+from vqlabel.sequences import KEY, MASK, MOST_POSITIONS, STARTS, TOKENS, Sequences
 from vqlabel.side import Views
 from vqlabel.tokens import TEXT, TokenInformation, fingerprint
 
 WINDOW = "before"  # of the metadata key of sequences, where a prior looks at tokens
-MOST_POSITIONS = 2**10  # for each byte of a file: nobody shall draw or count further than a file bears out
 
 
 def sequences_of(file: LabelFile) -> Sequences | None:
@@ -67,7 +66,8 @@ def text_of(file: LabelFile, given: NDArray[Any] | None = None) -> TokenInformat
     if given is None and TOKENS not in file.tensor_names:
         raise ValueError(
             f"{os.path.basename(file.path)} does not hold the text that its labels are of: "
-            "LabelDecoder(path, tokens=...) takes the tokens of all its sequences, one after the other"
+            "LabelDecoder(path, tokens=...) takes the tokens of all its sequences, one after the other, and --text of "
+            "decode, compare and export a file of them"
         )
     text, told = file.tensor(TOKENS) if given is None else given, file.metadata.get(KEY, {})
     try:

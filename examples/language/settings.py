@@ -36,7 +36,7 @@ class Settings:
     passes: int = 1  # of the student over them
     batch: int = 4  # sequences of a step of the student
     held_out: int = 200  # sequences that judge
-    fit_rows: int = 100_000  # that a codec is fitted on: with fewer it learns them by heart
+    fit_rows: int = 100_000  # that a codec is fitted on
     effort: float = 0.25  # of fits
     beam: int = 16  # rows of codes that are weighed for a label of additive books
     seed: int = 0  # of the teacher and of which sequences have labels

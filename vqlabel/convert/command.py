@@ -21,10 +21,13 @@ from vqlabel.convert.imported import Imported
 from vqlabel.encoder import LabelEncoder
 from vqlabel.fit_once import fitted_once, forget
 from vqlabel.gaps import FEATURE, MISSING, bitmap
+from vqlabel.known import Information
+from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
 from vqlabel.side import CLASSES, SideInformation
 from vqlabel.sources import SparseSource
 from vqlabel.stored import StoredViews
 from vqlabel.terminal import one_line, say
+from vqlabel.tokens import TokenInformation
 from vqlabel.view_layout import ViewLayout
 
 NOT_OF_THE_FIT = ("run", "out", "check", "teacher")  # options that change nothing of what is fitted
@@ -60,15 +63,18 @@ def _write(options: argparse.Namespace, found: Imported, tables: Tables) -> None
     if found.missing is not None:
         tensors[MISSING], metadata["requires"] = bitmap(found.missing), [FEATURE]
         found.source.missing = found.missing
-    side = _side(tensors, found)
-    if side is not None and (side.recipe is None or side.recipe.height):
+    side = _text(tensors) if options.prior == "tokens" else _side(tensors, found)
+    if isinstance(side, SideInformation) and (side.recipe is None or side.recipe.height):
         say(in_words(agreement(found, side), found.source.classes))
     try:
         encoder = _encoder(options, found, side)
         if encoder.codec is found.codec and not found.exact:
             say("the set has finer numbers than are kept of it; --check says what that changes")
         if encoder.side is not None:
-            tensors.pop(CLASSES)  # the encoder writes it
+            written = encoder.side.tensors(len(found.source))
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in written}
+        if isinstance(encoder.side, TokenInformation):
+            metadata.pop(KEY, None)  # it writes that too
         encoder.encode(found.source, options.out, metadata=metadata, tensors=tensors)
     except ValueError:
         fault = found.explain()
@@ -86,7 +92,15 @@ def _side(tensors: dict[str, NDArray[Any]], found: Imported) -> SideInformation 
     return SideInformation(tensors[CLASSES], views)
 
 
-def _encoder(options: argparse.Namespace, found: Imported, side: SideInformation | None) -> LabelEncoder:
+def _text(tensors: dict[str, NDArray[Any]]) -> TokenInformation | None:
+    """The text that the rows are positions of, in a set of language."""
+    if TOKENS not in tensors:
+        return None
+    sequences = Sequences(np.diff(tensors[STARTS].astype(np.int64)), keep=tensors.get(MASK))
+    return TokenInformation(tensors[TOKENS], sequences)
+
+
+def _encoder(options: argparse.Namespace, found: Imported, side: Information | None) -> LabelEncoder:
     said = [name for name in FIT_OPTIONS if getattr(options, name) is not None]
     kind = options.codec or ("vq" if options.bytes is not None or options.max_kl is not None else None)
     if kind != "vq" and said:
@@ -98,7 +112,10 @@ def _encoder(options: argparse.Namespace, found: Imported, side: SideInformation
         source.check_dense()
     if kind != "vq":
         return LabelEncoder(_codec(kind, options.k, found), side)
-    if options.prior in ("classes", "replay") and side is not None and side.recipe and not side.recipe.height:
+    if options.prior == "tokens" and side is None:
+        raise ValueError(f"--prior tokens is for sets of a text, and {options.set} is of images")
+    recipe = side.recipe if isinstance(side, SideInformation) else None
+    if options.prior in ("classes", "replay") and recipe and not recipe.height:
         raise ValueError(f"prior {options.prior!r} needs images of one size: say --image-size")
     words = {key: value for key, value in sorted(vars(options).items()) if key not in NOT_OF_THE_FIT}
     words |= {"set": os.path.abspath(options.set), "shape": [source.rows, source.classes]}
