@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
+from vqlabel.convert import Imported, Options, open_foreign
+
 Config = dict[str, Any]
 Position = tuple[Any, Any]  # what two columns hold of it
 CODES = {"float16": "<e", "float32": "<f", "float64": "<d"}
@@ -33,6 +35,10 @@ def budget(d: int, **more: Any) -> Config:
 def small(**more: Any) -> Config:
     sizes = {"d": 50, "k": 8, "exact_k": 2, "exact_dtype": "float32"}
     return {**sizes, "polynomial_terms": [0, 1], "term_dtype": "float32", **more}
+
+
+def exact(**more: Any) -> Config:
+    return small(exact_k=8, exact_dtype="float16", polynomial_terms=[], **more)
 
 
 def teacher(config: Config, seed: int) -> tuple[list[int], list[float]]:
@@ -141,8 +147,10 @@ def decode(config: Config, position: Position) -> tuple[list[int], list[float]]:
     return unpack(bytes(position[1]), id_bits(config), config["k"]), values
 
 
-def save(folder: Path, config: Config, files: list[list[list[Position]]], **options: Any) -> list[int]:
-    """A folder of files of sequences of positions; the tokens of all positions in order."""
+def save(
+    folder: Path, config: Config, files: list[list[list[Position]]], *, spare: int = 0, **options: Any
+) -> list[int]:
+    """A folder of files of sequences of positions, the last so many without a label; the tokens of all in order."""
     folder.mkdir(exist_ok=True)
     (folder / "compression_config.yaml").write_text(yaml.safe_dump(config))
     tokens: list[int] = []
@@ -150,10 +158,11 @@ def save(folder: Path, config: Config, files: list[list[list[Position]]], **opti
         first = len(tokens)
         tokens += range(first, first + sum(map(len, sequences)))
         read = iter(tokens[first:])
+        kept = [sequence[: max(len(sequence) - spare, 0)] for sequence in sequences]
         columns = {
             "input_ids": [[next(read) for _ in sequence] for sequence in sequences],
-            "compressed_logprobs": [[position[0] for position in sequence] for sequence in sequences],
-            "bytepacked_indices": [[position[1] for position in sequence] for sequence in sequences],
+            "compressed_logprobs": [[position[0] for position in sequence] for sequence in kept],
+            "bytepacked_indices": [[position[1] for position in sequence] for sequence in kept],
         }
         write(folder / f"data_{index}.parquet", columns, **options)
     return tokens
@@ -172,3 +181,50 @@ def sequences(config: Config, lengths: list[int], seed: int = 0) -> list[list[Po
     """Sequences of these lengths, every position another."""
     seeds = iter(range(1000 * seed, 1000 * seed + sum(lengths)))
     return [[encode(config, *teacher(config, next(seeds))) for _ in range(length)] for length in lengths]
+
+
+def legacy_position(config: Config, seed: int) -> tuple[list[float], list[float], list[int]]:
+    """Exact values, coefficients and words of ids."""
+    ids, values = teacher(config, seed)
+    exact = np.array(values[: config["exact_k"]], np.float16).tolist()
+    rest = np.array(values[config["exact_k"] :])
+    basis = [[term(name, t + 1.0) for name in config["polynomial_terms"]] for t in range(len(rest))]
+    coefficients = np.linalg.lstsq(np.array(basis), rest, rcond=1e-5)[0].astype(np.float32).tolist()
+    each, nbits = 64 // id_bits(config), id_bits(config)
+    words = [ids[at : at + each] for at in range(0, len(ids), each)]
+    return exact, coefficients, [sum(v << nbits * i for i, v in enumerate(word)) for word in words]
+
+
+def save_legacy(folder: Path, config: Config, positions: list[Any], lengths: list[int], index: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "compression_config.yaml").write_text(yaml.safe_dump(config))
+    stops = list(itertools.accumulate(lengths))
+    parts = [positions[stop - length : stop] for length, stop in zip(lengths, stops, strict=True)]
+    names = ("exact_values", "coeffs", "packed_indices")
+    columns = {name: [[p[i] for p in part] for part in parts] for i, name in enumerate(names)}
+    write(folder / f"data_{index}.parquet", {"input_ids": [[0] * n for n in lengths], **columns})
+
+
+def with_ids(position: Position, *ids: int) -> Position:
+    """A position of a set of `exact()` that tells of these tokens first."""
+    return position[0], list(pack([*ids, *range(20, 28 - len(ids))], 6))
+
+
+def open_set(folder: Path, **options: Any) -> Imported:
+    """The set, opened as `vqlabel convert` does."""
+    spool = folder.parent / f"spool{len(list(folder.parent.iterdir()))}"
+    spool.mkdir()
+    return open_foreign(str(folder), Options(str(spool), **options), kind="distillkit")
+
+
+def check_kept(found: Imported, expected: list[Position | None]) -> None:
+    """All positions that are not None are there, and are these of a set of `exact()`; the others are missing."""
+    lost = [position is None for position in expected]
+    missing = [False] * found.source.rows if found.missing is None else found.missing.tolist()
+    assert missing == lost
+    ids, values = found.source.kept(range(len(expected)))  # type: ignore[attr-defined]
+    for row, position in enumerate(expected):
+        told = (list(range(8)), [0.0] * 8) if position is None else decode(exact(), position)
+        assert (ids[row].tolist(), values[row].tolist()) == told
+    packed = found.codec.encode_kept(ids, values)  # type: ignore[attr-defined]
+    assert len(packed) == len(expected)

@@ -95,6 +95,28 @@ def test_files_with_and_without_their_text_are_compared(run: Run) -> None:
     assert "none.safetensors does not hold the text" in error
 
 
+def test_export_takes_the_text_that_a_file_leaves_out(run: Run) -> None:
+    options = ("-o", "labels.safetensors", "--text", "text.npz", "--no-keep-text", "--format", "topk", "--k", "5")
+    done(run("encode", "logits.npy", *options))
+    status, _, error = run("export", "labels.safetensors", "set", "--to", "distillkit")
+    assert status == 1
+    assert "the tokens of each sequence: give it with --text or tokens=" in error
+    done(run("export", "labels.safetensors", "set", "--to", "distillkit", "--text", "text.npz"))
+    done(run("convert", "set", "again.safetensors"))
+    assert LabelDecoder("again.safetensors").file.tensor("sequences.tokens").tolist() == TOKENS.tolist()
+
+
+def test_a_prior_of_tokens_is_fitted_to_a_set_of_others(run: Run) -> None:
+    done(run("encode", "logits.npy", "-o", "labels.safetensors", "--text", "text.npz", "--format", "raw"))
+    done(run("export", "labels.safetensors", "set", "--to", "distillkit", "--k", "40"))
+    done(run("convert", "set", "small.safetensors", "--tail", "uniform", *FIT))
+    decoder = LabelDecoder("small.safetensors")
+    assert decoder.file.metadata["codec"]["prior"]["tier"] == "tokens"
+    assert decoder.file.metadata["sequences"] == {"before": 3, "after": 2}
+    packed, mask = decoder.of_sequences([0, 2])
+    assert (len(packed.probs(1.0)), mask.sum(1).tolist()) == (91, [90, 1])
+
+
 def test_a_fitted_codec_encodes_another_text(run: Run) -> None:
     done(run("fit", "logits.npy", "-o", "codec.safetensors", "--text", "text.npz", *FIT))
     np.save("more.npy", LOGITS[:200])

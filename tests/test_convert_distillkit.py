@@ -14,19 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from distillkit_sets import Config, budget, recommended, small
+from distillkit_sets import Config, budget, open_set, recommended, small
 
-from vqlabel.convert import Imported, Options, distillkit, distillkit_files, open_foreign
+from vqlabel.convert import distillkit, distillkit_files
 from vqlabel.convert.distillkit_bytes import Layout, unpack_msb_first
 from vqlabel.convert.distillkit_config import read_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def open_set(folder: Path, **options: Any) -> Imported:
-    spool = folder.parent / f"spool{len(list(folder.parent.iterdir()))}"
-    spool.mkdir()
-    return open_foreign(str(folder), Options(str(spool), **options), kind="distillkit")
 
 
 def bins(*entries: tuple[str, int, int]) -> list[dict[str, Any]]:
@@ -183,33 +177,11 @@ def test_what_is_missing_is_spread_over_the_other_tokens_if_asked_for(tmp_path: 
     assert open_set(tmp_path / "logits").source.rows == 1
 
 
-def legacy_position(config: Config, seed: int) -> tuple[list[float], list[float], list[int]]:
-    """Exact values, coefficients and words of ids."""
-    ids, values = sets.teacher(config, seed)
-    exact = np.array(values[: config["exact_k"]], np.float16).tolist()
-    rest = np.array(values[config["exact_k"] :])
-    basis = [[sets.term(name, t + 1.0) for name in config["polynomial_terms"]] for t in range(len(rest))]
-    coefficients = np.linalg.lstsq(np.array(basis), rest, rcond=1e-5)[0].astype(np.float32).tolist()
-    each, nbits = 64 // sets.id_bits(config), sets.id_bits(config)
-    words = [ids[at : at + each] for at in range(0, len(ids), each)]
-    return exact, coefficients, [sum(v << nbits * i for i, v in enumerate(word)) for word in words]
-
-
-def save_legacy(folder: Path, config: Config, positions: list[Any], lengths: list[int], index: int = 0) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "compression_config.yaml").write_text(yaml.safe_dump(config))
-    stops = list(itertools.accumulate(lengths))
-    parts = [positions[stop - length : stop] for length, stop in zip(lengths, stops, strict=True)]
-    names = ("exact_values", "coeffs", "packed_indices")
-    columns = {name: [[p[i] for p in part] for part in parts] for i, name in enumerate(names)}
-    sets.write(folder / f"data_{index}.parquet", {"input_ids": [[0] * n for n in lengths], **columns})
-
-
 @pytest.mark.parametrize(("d", "k"), [(2, 1), (1_000, 128), (129_280, 33), (2**18 + 1, 4)])
 def test_the_legacy_form_is_read(d: int, k: int, tmp_path: Path) -> None:
     config = small(d=d, k=k, exact_k=k // 4, polynomial_terms=[0, -1, -2, "sqrt"])
-    positions = [legacy_position(config, seed) for seed in range(5)]
-    save_legacy(tmp_path / "set", config, positions, [2, 0, 3])
+    positions = [sets.legacy_position(config, seed) for seed in range(5)]
+    sets.save_legacy(tmp_path / "set", config, positions, [2, 0, 3])
     found = open_set(tmp_path / "set")
     ids, values = found.source.kept(range(5))  # type: ignore[attr-defined]
     for row, (exact, coefficients, _) in enumerate(positions):
@@ -220,7 +192,7 @@ def test_the_legacy_form_is_read(d: int, k: int, tmp_path: Path) -> None:
     assert not found.exact
     with pytest.raises(ValueError, match="nothing of the others: --tail is drop"):
         open_set(tmp_path / "set", tail="uniform")
-    save_legacy(tmp_path / "set", {**config, "delta_encoding": True}, positions, [5])
+    sets.save_legacy(tmp_path / "set", {**config, "delta_encoding": True}, positions, [5])
     with pytest.raises(ValueError, match="config.yaml: a set with packed_indices has no residual_bins, delta"):
         open_set(tmp_path / "set")
 

@@ -15,42 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from distillkit_sets import Config, Position, small
+from distillkit_sets import Config, Position, check_kept, open_set
 
-from vqlabel.convert import Imported, Options, distillkit_files, open_foreign
+from vqlabel.convert import distillkit_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CONFIG = small(exact_k=8, exact_dtype="float16", polynomial_terms=[])
+CONFIG = sets.exact()
 LENGTHS = [[2, 0, 3], [4], [1, 2]]
 MADE = [sets.sequences(CONFIG, part, seed) for seed, part in enumerate(LENGTHS)]
 FLAT = [position for file in MADE for sequence in file for position in sequence]
 
 
-def open_set(folder: Path, **options: Any) -> Imported:
-    spool = folder.parent / f"spool{len(list(folder.parent.iterdir()))}"
-    spool.mkdir()
-    return open_foreign(str(folder), Options(str(spool), **options), kind="distillkit")
-
-
-def check_kept(found: Imported, expected: list[Position | None]) -> None:
-    """All positions that are not None are there, and are these; the others are missing."""
-    lost = [position is None for position in expected]
-    missing = [False] * found.source.rows if found.missing is None else found.missing.tolist()
-    assert missing == lost
-    ids, values = found.source.kept(range(len(expected)))  # type: ignore[attr-defined]
-    for row, position in enumerate(expected):
-        told = (list(range(8)), [0.0] * 8) if position is None else sets.decode(CONFIG, position)
-        assert (ids[row].tolist(), values[row].tolist()) == told
-    packed = found.codec.encode_kept(ids, values)  # type: ignore[attr-defined]
-    assert len(packed) == len(expected)
-
-
 def with_value(position: Position, value: float) -> Position:
     return [*position[0][:6], *sets.number(value, "float16"), *position[0][8:]], position[1]
-
-
-def with_ids(position: Position, *ids: int) -> Position:
-    return position[0], list(sets.pack([*ids, *range(20, 28 - len(ids))], 6))
 
 
 WRONG: list[tuple[Any, str]] = [
@@ -62,8 +39,8 @@ WRONG: list[tuple[Any, str]] = [
     (lambda p: with_value(p, math.inf), "a log-probability is inf"),
     (lambda p: with_value(p, -math.inf), "a log-probability is -inf"),
     (lambda p: with_value(p, math.nan), "a log-probability is nan"),
-    (lambda p: with_ids(p, 50), "it tells of token 50, but d is 50"),
-    (lambda p: with_ids(p, 3, 3), "it tells of a token twice"),
+    (lambda p: sets.with_ids(p, 50), "it tells of token 50, but d is 50"),
+    (lambda p: sets.with_ids(p, 3, 3), "it tells of a token twice"),
     (lambda p: with_value(with_value(p, 65504.0), 65504.0), "its log-probabilities are 655.. apart, more than fp16"),
 ]
 

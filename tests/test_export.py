@@ -27,6 +27,7 @@ LENGTHS = [3, 0, 1, 6, 0]
 P = sum(LENGTHS)
 TOKENS = np.random.default_rng(0).integers(0, C, P)
 LOGITS = torch.from_numpy(np.random.default_rng(1).standard_normal((P, C)).astype(np.float32) * 3)
+BUT_LAST = ~np.isin(np.arange(P), np.cumsum(LENGTHS) - 1)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -69,6 +70,25 @@ def test_what_is_exported_is_converted_back(make: Callable[..., Path], k: int, t
     assert back.file.column("sequences.tokens").tolist() == TOKENS.tolist()
 
 
+def test_what_has_no_label_at_the_end_of_sequences_is_exported_and_converted_back(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    back, N = read_back(make(Raw(C, dtype="F32"), BUT_LAST), tmp_path, "--k", 5), 7
+    table = pq.read_table(tmp_path / "set" / "data_0.parquet").to_pydict()
+    assert [len(tokens) for tokens in table["input_ids"]] == LENGTHS
+    for name in ("compressed_logprobs", "bytepacked_indices"):
+        assert [len(labels) for labels in table[name]] == [2, 0, 0, 5, 0]
+    values, ids = LOGITS[:N].log_softmax(1).topk(5, dim=1)
+    assert torch.equal(back(np.arange(N), output="logits").gather(1, ids), values.half().float())
+    assert back.sequences is not None
+    assert back.sequences.keep.tolist() == Sequences(LENGTHS, keep=BUT_LAST).keep.tolist()
+    assert back.file.column("sequences.tokens").tolist() == TOKENS.tolist()
+    (tmp_path / "again").mkdir()
+    again = read_back(tmp_path / "back.safetensors", tmp_path / "again")
+    assert (again.file.gather(np.arange(N)) == back.file.gather(np.arange(N))).all()
+    assert again.file.metadata["sequences"] == back.file.metadata["sequences"] == {"keep": "mask"}
+
+
 def test_slow_decoding_reads_the_bytes_too(make: Callable[..., Path], tmp_path: Path) -> None:
     export.to_distillkit(make(Raw(C, dtype="F32")), tmp_path / "set", k=4)
     config = yaml.safe_load((tmp_path / "set" / "compression_config.yaml").read_text())
@@ -82,14 +102,22 @@ def test_slow_decoding_reads_the_bytes_too(make: Callable[..., Path], tmp_path: 
         assert found_values == values[row].half().tolist()
 
 
-def test_labels_of_distillkit_survive_the_way_there_and_back_to_the_last_bit(tmp_path: Path) -> None:
-    config = sets.small(k=6, exact_k=6, exact_dtype="float16", polynomial_terms=[])
-    sets.save(tmp_path / "first", config, [sets.sequences(config, [2, 0, 3]), sets.sequences(config, [4])])
+@pytest.mark.parametrize("spare", [0, 1])
+def test_labels_of_distillkit_survive_the_way_there_and_back_to_the_last_bit(spare: int, tmp_path: Path) -> None:
+    config = sets.exact()
+    made = [sets.sequences(config, [2, 0, 3, 1]), sets.sequences(config, [4])]
+    sets.save(tmp_path / "first", config, made, spare=spare)
     assert run("convert", tmp_path / "first", tmp_path / "labels.safetensors") == 0
     back, first = read_back(tmp_path / "labels.safetensors", tmp_path), LabelDecoder(tmp_path / "labels.safetensors")
-    rows = np.arange(9)
+    rows = np.arange(10 - 4 * spare)
+    assert len(back) == len(first) == len(rows)
     assert (back.file.gather(rows) == first.file.gather(rows)).all()
     assert back.file.column("sequences.tokens").tolist() == first.file.column("sequences.tokens").tolist()
+    parts = [pq.read_table(tmp_path / "first" / f"data_{number}.parquet") for number in range(2)]
+    assert pq.read_table(tmp_path / "set" / "data_0.parquet").to_pylist() == [
+        *parts[0].to_pylist(),
+        *parts[1].to_pylist(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,18 +164,20 @@ def test_nothing_in_the_config_is_left_to_a_default(make: Callable[..., Path], t
     }
 
 
+@pytest.mark.parametrize("keep", [None, BUT_LAST], ids=["all", "all but the last"])
 def test_large_sets_are_many_files_and_groups(
-    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Path], keep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "GROUP", 2)
+    monkeypatch.setattr(export, "GROUP", 1)
     monkeypatch.setattr(export, "FILE", 4)
     monkeypatch.setattr(export, "LOGITS_AT_ONCE", 2 * C)
-    back = read_back(make(Raw(C, dtype="F32")), tmp_path, "--k", 3)
+    back = read_back(make(Raw(C, dtype="F32"), keep), tmp_path, "--k", 3)
     names = sorted(path.name for path in (tmp_path / "set").iterdir())
-    assert names == ["compression_config.yaml", "data_0.parquet", "data_1.parquet"]
+    assert names == ["compression_config.yaml", "data_0.parquet", "data_1.parquet", "data_2.parquet"]
     assert pq.ParquetFile(tmp_path / "set" / "data_0.parquet").num_row_groups == 2
-    values, ids = LOGITS.log_softmax(1).topk(3, dim=1)
-    assert torch.equal(back(np.arange(P), output="logits").gather(1, ids), values.half().float())
+    values, ids = LOGITS[: len(back)].log_softmax(1).topk(3, dim=1)
+    assert torch.equal(back(np.arange(len(back)), output="logits").gather(1, ids), values.half().float())
+    assert len(back) == (P if keep is None else 7)
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
@@ -159,13 +189,30 @@ def test_a_text_without_positions_is_a_set_without_any(lengths: list[int], tmp_p
     assert pq.read_table(tmp_path / "set" / "data_0.parquet")["input_ids"].to_pylist() == [[]] * len(lengths)
 
 
+def test_single_tokens_without_labels_are_a_set_without_labels(tmp_path: Path) -> None:
+    side = TokenInformation([4, 2], Sequences([1, 1], keep=np.zeros(2, np.bool_)))
+    LabelEncoder(Raw(C), side).encode(LOGITS[:0], tmp_path / "labels", progress=False)
+    export.to_distillkit(tmp_path / "labels", tmp_path / "set")
+    table = pq.read_table(tmp_path / "set" / "data_0.parquet").to_pydict()
+    assert table == {"input_ids": [[4], [2]], "compressed_logprobs": [[], []], "bytepacked_indices": [[], []]}
+
+
 LOST = np.isin(np.arange(P), [2, 5])
 
 
 @pytest.mark.parametrize(
     ("codec", "about", "options", "words"),
     [
-        (Raw(C), {"keep": {"every": 3}}, [], "has labels of 4 of 10 positions"),
+        (
+            Raw(C),
+            {"keep": {"every": 3}},
+            [],
+            "has labels of 4 of 10 positions, but a set of DistillKit has one of each, ",
+        ),
+        (Raw(C), {"keep": np.roll(BUT_LAST, 1)}, [], "has labels of 7 of 10 positions"),
+        (Raw(C), {"keep": BUT_LAST & (np.arange(P) > 0)}, [], "has labels of 6 of 10 positions"),
+        (Raw(C), {"keep": BUT_LAST | (np.arange(P) == 3)}, [], "has labels of 8 of 10 positions"),
+        (Raw(C), {"keep": BUT_LAST, "missing": LOST[:7]}, [], "has labels of 5 of 10 positions"),
         (Raw(C), {"missing": LOST}, [], "has labels of 8 of 10 positions"),
         (Raw(C), {"store": False}, [], "labels.safetensors does not hold its text"),
         (TopK(C, 5), {}, ["--k", 6], "k must be a whole number from 1 to 5, got 6"),

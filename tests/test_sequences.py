@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqlabel import Corrupt, LabelDecoder, LabelEncoder, LabelFile, reference
+from vqlabel import Corrupt, LabelDecoder, LabelEncoder, LabelFile, creation, reference
 from vqlabel.codecs.raw import Raw
 from vqlabel.sequences import Sequences
 from vqlabel.text import sequences_of
@@ -174,7 +174,10 @@ def test_labels_of_images_have_no_sequences(tmp_path: Path) -> None:
         (np.array([0, 8], np.uint64), {"every": "x"}, "every must be a whole number"),
     ],
 )
-def test_a_file_whose_sequences_cannot_be_is_corrupt(tmp_path: Path, starts: Any, keep: Any, words: str) -> None:
+def test_a_file_whose_sequences_cannot_be_is_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: Any, keep: Any, words: str
+) -> None:
+    monkeypatch.setattr(creation, "MOST_POSITIONS", 2**64)  # so that it can be written
     metadata = {} if keep is None else {"sequences": {"keep": keep}}
     tensors = {"sequences.starts": starts}
     path = tmp_path / "bad.safetensors"
@@ -198,4 +201,4 @@ def test_inspect_tells_of_the_sequences(tmp_path: Path) -> None:
     from vqlabel.inspection import label_facts
 
     file = written(tmp_path / "a.safetensors", Sequences(LENGTHS, keep={"every": 3}))
-    assert dict(label_facts(file))["sequences"] == '6, of whose positions those are kept: {"every": 3}'
+    assert dict(label_facts(file))["sequences"] == '6, of whose positions these are kept: {"every": 3}'

@@ -93,6 +93,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.add_argument("out", metavar="OUT", help="the folder of the set")
     export.add_argument("--to", choices=("distillkit",), required=True, help="labels of a language model")
     export.add_argument("--k", type=int, help="tokens of each position (50; of codec topk, all that it has)")
+    _add_text(export)
     export.set_defaults(run=_later("export", "export"))
 
 

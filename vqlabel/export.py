@@ -1,7 +1,8 @@
 """`vqlabel export`: a label file as a set that DistillKit reads.
 
 What it reads is a folder: compression_config.yaml, and data_0.parquet, data_1.parquet and so on with the k likeliest
-tokens of each position. Here each of them keeps its log-probability as fp16, and none is part of a curve.
+tokens of each position, or of each but the last of every sequence. Here each of them keeps its log-probability as fp16,
+and none is part of a curve.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from vqlabel import told
 from vqlabel.arguments import check_whole
 from vqlabel.codecs import load_codec
 from vqlabel.codecs.topk import TopK
@@ -23,7 +25,7 @@ from vqlabel.convert.distillkit_config import NAME, need
 from vqlabel.decoder import LabelDecoder
 from vqlabel.file import PathLike
 from vqlabel.progress import bar
-from vqlabel.sequences import TOKENS, Sequences
+from vqlabel.sequences import Sequences
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line
 
@@ -36,14 +38,17 @@ ROUNDED = 2e-3  # how far above 0 rounding to fp16 can bring the logarithm of a 
 
 def export(options: argparse.Namespace) -> int:
     """Write a set of another kind."""
-    to_distillkit(options.file, options.out, k=options.k)
+    to_distillkit(options.file, options.out, k=options.k, tokens=told.tokens(options))
     print(f"{one_line(options.out)}: {len(os.listdir(options.out)) - 1} data files")
     return 0
 
 
-def to_distillkit(path: PathLike, out: PathLike, *, k: int | None = None) -> None:
-    """Folder `out` with the k likeliest tokens of each position of a label file: 50, or as many as codec topk has."""
-    labels = _Labels(LabelDecoder(path), k)
+def to_distillkit(path: PathLike, out: PathLike, *, k: int | None = None, tokens: ArrayLike | None = None) -> None:
+    """Folder `out` with the k likeliest tokens of each position of a label file: 50, or as many as codec topk has.
+
+    tokens [positions] are those of its text, if the file does not hold it.
+    """
+    labels = _Labels(LabelDecoder(path, tokens=tokens), k)
     out = os.path.abspath(os.fspath(out))
     if os.path.exists(out):
         raise FileExistsError(f"{out} exists; delete it or choose another name")
@@ -57,7 +62,7 @@ def to_distillkit(path: PathLike, out: PathLike, *, k: int | None = None) -> Non
 
 
 class _Labels:
-    """The k likeliest tokens of each position of a label file."""
+    """The k likeliest tokens of each position of a label file; `rows` [S + 1] is where those of each sequence begin."""
 
     def __init__(self, decoder: LabelDecoder, k: int | None) -> None:
         name, codec = os.path.basename(decoder.file.path), load_codec(decoder.file)
@@ -68,6 +73,8 @@ class _Labels:
             check_whole("k", k, 1, most)
             self.k = k
         self.sequences, self.tokens = _text(decoder, name)
+        spare = int(self.sequences.rows_total < self.sequences.total)
+        self.rows = np.concatenate([[0], np.maximum(self.sequences.lengths - spare, 0).cumsum()])
         self._decoder, self._drops = decoder, codec.drops
         self._id_bits = (decoder.classes - 1).bit_length()
 
@@ -79,7 +86,7 @@ class _Labels:
         return {**sizes, "polynomial_terms": [], "term_dtype": "float32", "residual_bins": [], **switches}
 
     def packed(self, first: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Log-probabilities uint8 [n, 2 k] and tokens uint8 [n, bytes] of positions, the likeliest first."""
+        """Log-probabilities uint8 [n, 2 k] and tokens uint8 [n, bytes] of rows, the likeliest first."""
         step = max(1, LOGITS_AT_ONCE // self._decoder.classes)
         parts = [self._part(np.arange(at, min(at + step, stop))) for at in range(first, stop, step)]
         values, ids = [torch.cat(column).numpy() for column in zip(*parts, strict=True)] if parts else self._nothing()
@@ -102,17 +109,24 @@ class _Labels:
 
 def _text(decoder: LabelDecoder, name: str) -> tuple[Sequences, NDArray[Any]]:
     """Sequences and tokens of a file; ValueError if a position has none of what the other side needs."""
-    sequences = decoder.sequences
-    if sequences is None or TOKENS not in decoder.file.tensor_names:
-        what = "does not say which sequences its rows are of" if sequences is None else "does not hold its text"
-        raise ValueError(f"{name} {what}, but a set of DistillKit has the tokens of each sequence")
+    sequences, tokens = decoder.sequences, decoder.tokens
+    if sequences is None or tokens is None:
+        lacks = "does not say which sequences its rows are of" if sequences is None else "does not hold its text"
+        do = "" if sequences is None else ": give it with --text or tokens="
+        raise ValueError(f"{name} {lacks}, but a set of DistillKit has the tokens of each sequence{do}")
     lost = int(decoder.file.missing(np.arange(len(decoder))).sum())
-    if lost or sequences.rows_total < sequences.total:
+    if lost or (sequences.rows_total < sequences.total and not _all_but_the_last(sequences)):
         raise ValueError(
             f"{name} has labels of {sequences.rows_total - lost} of {sequences.total} positions, but a set of "
-            "DistillKit has one of each"
+            "DistillKit has one of each, or of each but the last of every sequence"
         )
-    return sequences, decoder.file.column(TOKENS)
+    return sequences, tokens
+
+
+def _all_but_the_last(sequences: Sequences) -> bool:
+    filled = np.flatnonzero(sequences.lengths)
+    last = sequences.has(filled, sequences.lengths[filled] - 1)
+    return not last.any() and sequences.rows_total == sequences.total - len(filled)
 
 
 def _files(sequences: Sequences) -> Iterator[list[range]]:
@@ -137,13 +151,17 @@ def _write(labels: _Labels, groups: list[range], path: str, advance: Any) -> Non
     columns = {"input_ids": arrow.list_(arrow.uint64()), "compressed_logprobs": nested, "bytepacked_indices": nested}
     with parquet.ParquetWriter(path, arrow.schema(columns)) as writer:
         for group in groups:
-            offsets = labels.sequences.offsets[group.start : group.stop + 1]
-            first, stop = int(offsets[0]), int(offsets[-1])
-            starts = arrow.array(offsets - first, arrow.int32())
-            parts = [arrow.array(labels.tokens[first:stop].astype(np.uint64))]
-            for packed in labels.packed(first, stop):
-                inner = arrow.array(np.arange(len(packed) + 1) * packed.shape[1], arrow.int32())
-                parts.append(arrow.ListArray.from_arrays(inner, arrow.array(packed.reshape(-1))))
-            arrays = [arrow.ListArray.from_arrays(starts, part) for part in parts]
+            here = slice(group.start, group.stop + 1)
+            offsets, rows = labels.sequences.offsets[here], labels.rows[here]
+            arrays = [_lists(offsets, arrow.array(labels.tokens[offsets[0] : offsets[-1]].astype(np.uint64)))]
+            for packed in labels.packed(int(rows[0]), int(rows[-1])):
+                starts = np.arange(len(packed) + 1) * packed.shape[1]
+                arrays.append(_lists(rows, _lists(starts, arrow.array(packed.reshape(-1)))))
             writer.write_table(arrow.Table.from_arrays(arrays, schema=arrow.schema(columns)))
-            advance(stop - first)
+            advance(int(offsets[-1] - offsets[0]))
+
+
+def _lists(offsets: NDArray[np.int64], items: Any) -> Any:
+    """Items as lists, each of which begins at an offset."""
+    arrow = need("pyarrow")
+    return arrow.ListArray.from_arrays(arrow.array(offsets - offsets[0], arrow.int32()), items)

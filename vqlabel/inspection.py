@@ -52,7 +52,8 @@ def label_facts(file: LabelFile) -> Iterator[tuple[str, str]]:
     starts = file.header.tensors.get(STARTS)
     if starts is not None and len(starts.shape) == 1:
         keep = file.metadata.get(KEY, {}).get("keep")
-        rule = f", of whose positions those are kept: {one_line(f'{json.dumps(keep):.80}')}" if keep else ""
+        which = "those of a mask" if keep == "mask" else one_line(f"{json.dumps(keep):.80}")
+        rule = f", of whose positions these are kept: {which}" if keep else ""
         yield "sequences", f"{max(starts.shape[0] - 1, 0):,}{rule}"
     measured = file.metadata.get("measured", {})
     found = measured.get("kl", {})

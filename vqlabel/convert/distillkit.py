@@ -1,7 +1,7 @@
 """Sets of DistillKit: the log-probabilities of the k likeliest tokens at each position of many sequences.
 
-A row is a position. Positions are numbered through, sequence after sequence, all in one epoch; `sequences.starts` says
-where each sequence begins and `sequences.tokens` what it reads.
+A row is a position that has a label: each, or each but the last of every sequence. They are numbered through, sequence
+after sequence, all in one epoch; `sequences.starts` says where each begins and `sequences.tokens` what it reads.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vqlabel.convert.distillkit_records import Records
 from vqlabel.convert.imported import Imported, Options, check_faults
 from vqlabel.convert.torch_files import UnreadableFile
 from vqlabel.progress import bar
+from vqlabel.sequences import KEY, TOKENS
 from vqlabel.sources import SparseSource
 
 
@@ -43,18 +44,19 @@ def open_set(path: str, options: Options) -> Imported:
         raise ValueError(f"{path} keeps logits of {config.k} tokens and nothing of the others: --tail is drop for it")
     records = _read(files, Records(layout, tail, files, options), faults)
     check_faults(faults, options.keep_going)
-    if records.missing.all():
+    missing = records.missing
+    if missing.all():
         raise ValueError("\n  ".join([f"{path} holds no position that can be read", *faults[:5]]))
-    source = _Labels(records, tail)
+    source, facts = _Labels(records, tail), records.sequences.facts()
     return Imported(
         "distillkit",
         source,
         len(source),
         _codec(config, source),
         exact=source.given,
-        tensors={"sequences.starts": records.starts.astype(np.uint64), "sequences.tokens": records.tokens},
-        metadata={"x.distillkit": json.dumps(dataclasses.asdict(config))},
-        missing=records.missing if records.missing.any() else None,
+        tensors={**records.sequences.tensors(), TOKENS: records.tokens},
+        metadata={"x.distillkit": json.dumps(dataclasses.asdict(config)), **({KEY: facts} if facts else {})},
+        missing=missing if missing.any() else None,
         faults=faults,
         labels_bytes=sum(os.path.getsize(name) for name in paths),
     )
@@ -88,7 +90,7 @@ def _layout(config: Config, path: str, legacy: bool) -> Layout:
 
 
 def _read(files: list[DataFile], records: Records, faults: list[str]) -> Records:
-    with bar("reading labels", len(records.missing), shown=True) as advance:
+    with bar("reading labels", records.sequences.total, shown=True) as advance:
         for file in files:
             fault = records.add(file, advance)
             if fault:
@@ -107,7 +109,7 @@ class _Labels(SparseSource):
 
     def __init__(self, records: Records, tail: str) -> None:
         config = records.layout.config
-        super().__init__(len(records.missing), config.d, config.k, tail=tail, probabilities=tail == "uniform")
+        super().__init__(records.sequences.rows_total, config.d, config.k, tail=tail, probabilities=tail == "uniform")
         self._records = records
         exact = config.exact_k == config.k and config.exact_dtype == "float16"
         self.given = exact and tail == "drop" and not config.delta_encoding and not records.layout.legacy
@@ -120,5 +122,4 @@ class _Labels(SparseSource):
         kept = torch.from_numpy(values)
         if self.probabilities:
             kept = kept.clamp(max=0).exp()
-            kept[torch.from_numpy(np.asarray(self._records.missing[indices]))] = 0
         return torch.from_numpy(ids), kept.half() if self.given else kept

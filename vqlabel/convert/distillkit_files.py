@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,23 @@ class DataFile:
                 first += batch.num_rows
         if first < len(self.lengths[group]):
             raise UnreadableFile(f"a row group ends after {first} of {len(self.lengths[group])} sequences")
+
+    def spare(self, columns: list[Column]) -> int | None:
+        """Tokens at the end of a sequence that have no label, 0 or 1, as its first sequences tell; None if none does.
+
+        vLLM says of each token but the first how likely it was: so the sets that DistillKit makes with it have a label
+        fewer than tokens.
+        """
+        names = [column.name for column in columns]
+        for group in range(len(self.lengths)):
+            with suppress(UnreadableFile):  # whoever reads the group will say so
+                for _, batch in self.batches(group, columns):
+                    tokens, *labels = (unnested(batch.column(name))[0] for name in (TOKENS, *names))
+                    apart = (tokens - np.stack(labels))[:, tokens > 1]
+                    votes = [int((apart == spare).all(0).sum()) for spare in (0, 1)]
+                    if any(votes):
+                        return int(votes[1] > votes[0])
+        return None
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:

@@ -14,33 +14,43 @@ from vqlabel.convert.distillkit_files import TOKENS, DataFile, numbers, unnested
 from vqlabel.convert.imported import Options
 from vqlabel.convert.spooled import let_go
 from vqlabel.convert.torch_files import UnreadableFile
+from vqlabel.sequences import Sequences
 
 DECODED = 2**19  # labels that are decoded in one go
 MOST_MASS = 2.0  # a curve that misses the log-probabilities a little makes more than 1, what is none makes anything
 
 
 class Records:
-    """Records U8 [N, record_bytes], tokens U32 [N], and which of them are missing [N], in files of the spool.
+    """Records U8 [P, record_bytes] and tokens U32 [P] of all positions, in files of the spool.
 
-    starts [S + 1] says at which record each sequence begins.
+    `sequences` says where each sequence begins and which positions have a label and so are rows: all, or all but the
+    last of each.
     """
 
     def __init__(self, layout: Layout, tail: str, files: list[DataFile], options: Options) -> None:
         self.layout, self._uniform = layout, tail == "uniform"
-        lengths = [group for file in files for group in file.lengths]
-        self.starts = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
-        N = int(self.starts[-1])
-        self._data = options.spool("distillkit.records", (N, layout.record_bytes), np.uint8)
-        self.tokens = options.spool("distillkit.tokens", (N,), np.uint32)
-        self.missing = options.spool("distillkit.missing", (N,), np.bool_)
-        self._sequences = 0  # that were added
+        lengths = np.concatenate([np.zeros(0, np.int64), *(group for file in files for group in file.lengths)])
+        told = (file.spare(layout.columns) for file in files)
+        self._spare = next((spare for spare in told if spare is not None), 0)
+        self.sequences = Sequences(lengths, keep=_labelled(lengths, 1) if self._spare else None)
+        self._first_rows = np.concatenate([np.zeros(1, np.int64), np.maximum(lengths - self._spare, 0)]).cumsum()
+        P = self.sequences.total
+        self._data = options.spool("distillkit.records", (P, layout.record_bytes), np.uint8)
+        self.tokens = options.spool("distillkit.tokens", (P,), np.uint32)
+        self._missing = options.spool("distillkit.missing", (P,), np.bool_)
+        self._added = 0  # sequences
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Rows [N] that cannot be read."""
+        return self._missing[_labelled(self.sequences.lengths, 1)] if self._spare else self._missing
 
     def add(self, file: DataFile, advance: Callable[[int], object]) -> str | None:
         """Copy the labels of the next file; what is wrong with it, in words. Labels that are wrong are missing."""
         words: list[str] = []
-        begin, number = self._sequences, 0
+        offsets, number = self.sequences.offsets[self._added :], 0
         for group, lengths in enumerate(file.lengths):
-            starts, done = self.starts[begin + number : begin + number + len(lengths) + 1], 0
+            starts, done = offsets[number : number + len(lengths) + 1], 0
             try:
                 for done, batch in file.batches(group, self.layout.columns):
                     span = starts[done : done + batch.num_rows + 1]
@@ -48,19 +58,21 @@ class Records:
                     done += batch.num_rows
                     advance(int(span[-1] - span[0]))
             except UnreadableFile as error:
-                self.missing[starts[done] : starts[-1]] = True
+                self._missing[starts[done] : starts[-1]] = True
                 words.append(f"sequence {number + done} and on: {error}")
             number += len(lengths)
-        self._sequences += number
-        lost = int(self.missing[self.starts[begin] : self.starts[begin + number]].sum())
+        self._added += number
+        lost = int(self._missing[offsets[0] : offsets[number]].sum())
         return f"{lost} of {file.positions} positions cannot be read: {words[0]}" if words else None
 
-    def take(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Classes and log-probabilities [n, k] of records; different classes and 0 for those that are missing."""
-        records, missing = self._data[indices], self.missing[indices]
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Classes and log-probabilities [n, k] of rows; different classes and nothing for those that are missing."""
+        sequence = np.searchsorted(self._first_rows, rows, side="right") - 1
+        positions = rows - self._first_rows[sequence] + self.sequences.offsets[sequence]
+        records, missing = self._data[positions], self._missing[positions]
         let_go(self._data)
         ids, values = self.layout.ids(records), self.layout.values(records)
-        ids[missing], values[missing] = np.arange(self.layout.config.k), 0
+        ids[missing], values[missing] = np.arange(self.layout.config.k), -np.inf if self._uniform else 0
         return ids, values
 
     def parts(self, count: int) -> Iterator[slice]:
@@ -73,7 +85,7 @@ class Records:
         lengths, tokens = unnested(batch.column(TOKENS))
         if not np.array_equal(lengths, np.diff(starts)):
             raise UnreadableFile("the file changed while it was read")
-        found, at = _Positions(starts - starts[0], number, self.layout.record_bytes), 0
+        found, at = _Positions(lengths, number, self.layout.record_bytes, self._spare), 0
         for column in self.layout.columns:
             found.fill(column, batch.column(column.name), at)
             at += column.bytes
@@ -81,9 +93,9 @@ class Records:
         found.note(np.asarray(read > np.iinfo(np.uint32).max), lambda i: f"token {read[i]} is beyond 32 bits")
         for part in self.parts(len(read)):
             self._check(found, part)
-        rows = slice(int(starts[0]), int(starts[-1]))
-        self._data[rows], self.tokens[rows], self.missing[rows] = found.records, read.astype(np.uint32), found.wrong
-        for array in (self._data, self.tokens, self.missing):
+        here = slice(int(starts[0]), int(starts[-1]))
+        self._data[here], self.tokens[here], self._missing[here] = found.records, read.astype(np.uint32), found.wrong
+        for array in (self._data, self.tokens, self._missing):
             let_go(array)
         return found.words
 
@@ -98,7 +110,7 @@ class Records:
 
         def note(wrong: Any, what: Callable[[int], str]) -> None:
             everywhere = np.zeros(len(found.wrong), bool)
-            everywhere[part] = wrong
+            everywhere[part] = wrong & found.labelled[part]
             found.note(everywhere, lambda i: what(i - part.start))
 
         note(~np.isfinite(values).all(1), lambda i: f"a log-probability is {values[i][~np.isfinite(values[i])][0]}")
@@ -110,15 +122,16 @@ class Records:
 
 
 class _Positions:
-    """Positions of some sequences that begin at starts [S + 1], as records [P, record_bytes].
+    """Positions of some sequences of these lengths [S], as records [P, record_bytes], the `labelled` ones [P] of them.
 
     `wrong` [P] are those that cannot be read, and `words` say why the first of them cannot.
     """
 
-    def __init__(self, starts: NDArray[np.int64], number: int, record_bytes: int) -> None:
-        self._starts, self._number = starts, number
-        self.records = np.zeros((int(starts[-1]), record_bytes), np.uint8)
-        self.wrong = np.zeros(len(self.records), bool)
+    def __init__(self, lengths: NDArray[np.int64], number: int, record_bytes: int, spare: int) -> None:
+        self._lengths, self._number, self._spare = lengths, number, spare
+        self.labelled = _labelled(lengths, spare)
+        self.records = np.zeros((len(self.labelled), record_bytes), np.uint8)
+        self.wrong = np.zeros(len(self.labelled), bool)
         self.words: list[str] = []
 
     def note(self, wrong: NDArray[np.bool_], what: Callable[[int], str]) -> None:
@@ -126,30 +139,37 @@ class _Positions:
         fresh = np.flatnonzero(wrong & ~self.wrong)
         if len(fresh):
             first = int(fresh[0])
-            sequence = int(np.searchsorted(self._starts, first, side="right")) - 1
-            self.words.append(
-                f"sequence {self._number + sequence}, position {first - self._starts[sequence]}: {what(first)}"
-            )
+            stops = self._lengths.cumsum()
+            sequence = int(np.searchsorted(stops, first, side="right"))
+            position = first - (stops - self._lengths)[sequence]
+            self.words.append(f"sequence {self._number + sequence}, position {position}: {what(first)}")
             self.wrong |= wrong
 
     def fill(self, column: Column, array: Any, at: int) -> None:
         """Put what a column holds into bytes at and on of the records, where it has the right length."""
         outer, items = unnested(array)
         inner, leaves = unnested(items)
-        lengths = np.diff(self._starts)
-        unequal = outer != lengths
+        unequal = outer != np.maximum(self._lengths - self._spare, 0)
         if unequal.any():
             sequence = int(unequal.argmax())
-            told = f"{column.name} has {outer[sequence]} positions, {TOKENS} {lengths[sequence]}"
+            told = f"{column.name} has {outer[sequence]} positions, {TOKENS} {self._lengths[sequence]}"
+            told += ", and in this set the last of them has no label" if self._spare else ""
             self.words.append(f"sequence {self._number + sequence}: {told}")
-            self.wrong |= np.repeat(unequal, lengths)
+            self.wrong |= np.repeat(unequal, self._lengths)
         there = np.repeat(~unequal, outer)  # of the positions that the column has: those that are positions of ours
         good, sizes = there & (inner == column.count), inner[there]
-        rows = np.flatnonzero(np.repeat(~unequal, lengths))
+        rows = np.flatnonzero(np.repeat(~unequal, self._lengths) & self.labelled)
         self.records[rows[sizes == column.count], at : at + column.bytes] = _bytes(column, leaves, good, inner)
-        short = np.zeros(len(self.wrong), np.int64) + column.count
+        short = np.full(len(self.wrong), column.count)
         short[rows] = sizes
         self.note(short != column.count, lambda i: f"{short[i]} numbers of {column.name}, not {column.count}")
+
+
+def _labelled(lengths: NDArray[np.int64], spare: int) -> NDArray[np.bool_]:
+    """Which positions [P] of sequences have a label: all, or with one to spare all but the last of each."""
+    found = np.ones(int(lengths.sum()), np.bool_)
+    found[lengths.cumsum()[lengths > 0] - 1] = not spare
+    return found
 
 
 def _bytes(column: Column, leaves: Any, good: NDArray[np.bool_], inner: NDArray[np.int64]) -> NDArray[np.uint8]:
