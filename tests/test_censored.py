@@ -246,7 +246,7 @@ ARRAYS = {"ids": np.zeros((2, 1), np.int64), "log_probs": np.zeros((2, 1))}
     ("arrays", "words"),
     [
         ({"logits": np.zeros((2, 3))}, "holds logits, but what is read of .npz files are ids and log_probs"),
-        ({}, "holds , but what"),
+        ({}, "holds nothing, but what"),
         ({**ARRAYS, "ids": np.zeros((2, 1))}, "ids is float64, not whole numbers"),
         ({**ARRAYS, "log_probs": np.zeros((2, 1), int)}, "log_probs is int64, not floats"),
         ({**ARRAYS, "ids": np.array([[None], [None]])}, "not a .npz file of numbers"),

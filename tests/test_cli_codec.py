@@ -139,9 +139,14 @@ def test_another_fit_is_not_mistaken_for_the_one_asked_for(
     run: Run, fitting: Fitting, teacher: Path, tmp_path: Path
 ) -> None:
     interrupted("encode", teacher, "-o", tmp_path / "labels", "--seed", 1)
+    kept = (tmp_path / "labels.fit").read_bytes()
     status, _, err = run("encode", teacher, "-o", tmp_path / "labels", "--seed", 2)
     assert status == 1
-    assert "fitted" in err
+    assert "labels.partial was begun with other settings, for which" in err
+    assert (tmp_path / "labels.fit").read_bytes() == kept
+    (tmp_path / "labels.fit").unlink()
+    status, _, err = run("encode", teacher, "-o", tmp_path / "labels", "--seed", 2)
+    assert status == 1
     assert "labels.partial was begun with other settings (tensor books)" in err
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vqlabel import LabelDecoder, LabelFile
+from vqlabel import LabelDecoder, LabelEncoder, LabelFile
 from vqlabel.cli import main
+from vqlabel.codecs.raw import Raw
 from vqlabel.sequences import Sequences
+from vqlabel.side import SideInformation
 
 Run = Callable[..., tuple[int, str, str]]
 LENGTHS = [90, 0, 1, 209]
@@ -72,7 +74,7 @@ def test_a_text_that_is_left_out_is_given_by_the_reader(run: Run) -> None:
     status, _, error = run("decode", "labels.safetensors", "-o", "decoded.npy")
     assert status == 1
     assert "labels.safetensors does not hold the text that its labels are of" in error
-    assert "--text of decode, compare and export" in error
+    assert "and --text a file of them" in error
     done(run("decode", "labels.safetensors", "-o", "decoded.npy", "--text", "text.npz"))
     decoder = LabelDecoder("labels.safetensors", tokens=TOKENS)
     np.testing.assert_allclose(np.load("decoded.npy"), decoder(np.arange(300), output="logits"), atol=1e-3)
@@ -147,6 +149,8 @@ def test_labels_that_are_encoded_again_stay_those_of_their_text(run: Run) -> Non
         ({"tokens": TOKENS, "lengths": [301, -1]}, "sequence 1 has the length -1"),
         ({"tokens": TOKENS, "lengths": LENGTHS, "kept": TOKENS > 300}, "the sequences have 0 rows, but the logits"),
         ({"tokens": TOKENS, "lengths": LENGTHS, "kept": [True]}, "a mask must be boolean [300], got bool [1]"),
+        ({"tokens": TOKENS, "lengths": LENGTHS, "kept": TOKENS}, "kept must be a boolean for each position, got int64"),
+        ({"tokens": TOKENS, "lengths": np.array([2**64 - 300, 600], np.uint64)}, "more than can be numbered"),
         ({"tokens": TOKENS + 10, "lengths": LENGTHS}, "is beyond the 40 classes of the logits"),
         ({"tokens": TOKENS.astype(object), "lengths": LENGTHS}, "not a .npz file of numbers"),
     ],
@@ -172,7 +176,79 @@ def test_what_goes_together_is_told(run: Run) -> None:
     assert "prior 'classes' does not go with a TokenInformation" in error
     status, _, error = run(*encode, "--text", "logits.npy")
     assert status == 1
-    assert "holds one array, but a text is a .npz" in error
+    assert "logits.npy: not a .npz file of numbers, as np.savez writes it" in error
+    status, _, error = run(*encode, "--no-keep-text")
+    assert status == 1
+    assert "--text says it" in error
+
+
+@pytest.mark.parametrize("rows", [299, 100])
+def test_logits_of_fewer_rows_than_the_text_are_not_fitted(run: Run, rows: int) -> None:
+    np.save("fewer.npy", LOGITS[:rows])
+    for command in ("fit", "encode"):
+        status, _, error = run(command, "fewer.npy", "-o", "out.safetensors", "--text", "text.npz", *FIT)
+        assert status == 1
+        assert f"the sequences have 300 rows, but the logits have {rows}" in error
+        assert not list(Path().glob("out*"))
+
+
+def test_images_and_texts_are_kept_apart(run: Run) -> None:
+    side = SideInformation(np.arange(300) % 40)
+    LabelEncoder(Raw(40), side).encode(LOGITS, "images.safetensors", metadata={"images": 300, "epochs": 1})
+    status, _, error = run("encode", "logits.npy", "-o", "out.safetensors", "--text", "images.safetensors")
+    assert status == 1
+    assert "images.safetensors: its labels are not of a text" in error
+    done(run("encode", "images.safetensors", "-o", "out.safetensors", "--text", "text.npz", "--format", "raw"))
+    assert not {"images", "epochs", "replay"} & LabelFile("out.safetensors").metadata.keys()
+    fit = ("--prior", "classes", *FIT[2:])
+    done(run("fit", "logits.npy", "-o", "codec.safetensors", "--like", "images.safetensors", *fit))
+    arguments = ("-o", "mixed.safetensors", "--codec", "codec.safetensors", "--text", "text.npz")
+    status, _, error = run("encode", "logits.npy", *arguments)
+    assert status == 1
+    assert "prior 'classes' does not go with a TokenInformation" in error
+    assert not list(Path().glob("mixed*"))
+
+
+def test_labels_without_their_text_can_be_encoded_again(run: Run) -> None:
+    text = ("--text", "text.npz")
+    done(run("encode", "logits.npy", "-o", "raw.safetensors", *text, "--no-keep-text", "--format", "raw"))
+    status, _, error = run("encode", "raw.safetensors", "-o", "int8.safetensors", "--format", "int8")
+    assert status == 0
+    assert "its documents are left out: --text keeps them" in error
+    done(run("encode", "logits.npy", "-o", "vq.safetensors", *text, "--no-keep-text", *FIT))
+    done(run("encode", "vq.safetensors", "-o", "again.safetensors", *text, "--format", "raw"))
+    done(run("compare", "again.safetensors", "--teacher", "vq.safetensors", *text))
+    np.savez("other.npz", tokens=TOKENS[::-1], lengths=LENGTHS)
+    status, _, error = run(
+        "encode", "raw.safetensors", "-o", "no.safetensors", "--text", "other.npz", "--format", "raw"
+    )
+    assert status == 1
+    assert "another text, another tokenizer, or another order" in error
+
+
+def test_an_interrupted_run_is_not_gone_on_with_for_another_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = ("encode", "logits.npy", "-o", "out.safetensors", "--text", "text.npz", *FIT)
+    with monkeypatch.context() as patch:
+        patch.setattr("vqlabel.encoder.write_rows", lambda *arguments, **options: int("no"))
+        assert run(*encode)[0] == 1
+    kept = Path("out.safetensors.fit").read_bytes()
+    np.savez("text.npz", tokens=TOKENS[::-1], lengths=LENGTHS)
+    status, _, error = run(*encode)
+    assert status == 1
+    assert "encode with those to finish it, or delete both and begin again" in error
+    assert Path("out.safetensors.fit").read_bytes() == kept
+    np.savez("text.npz", tokens=TOKENS, lengths=LENGTHS)
+    done(run(*encode))
+    assert not Path("out.safetensors.fit").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 9, b"PK\3\4" + b"x" * 99])
+def test_what_is_no_archive_is_told(run: Run, data: bytes) -> None:
+    Path("bad.npz").write_bytes(data)
+    for arguments in (("logits.npy", "--text", "bad.npz"), ("bad.npz", "--classes", "40")):
+        status, _, error = run("encode", *arguments, "-o", "out.safetensors", "--format", "raw")
+        assert status == 1
+        assert "bad.npz: not a .npz file" in error
 
 
 def test_no_file_is_written_that_no_reader_would_take(tmp_path: Path) -> None:

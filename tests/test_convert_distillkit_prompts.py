@@ -142,19 +142,20 @@ def test_a_sequence_that_does_not_agree_is_named(column: str, what: Any, words: 
 def test_the_first_sequences_say_how_many_labels_there_are(tmp_path: Path) -> None:
     sets.save(tmp_path / "set", CONFIG, [[[], MADE[0][0][:1]], *MADE], spare=1)  # in the first file, none can tell
     check_kept(open_set(tmp_path / "set"), FLAT)
-    sets.save(tmp_path / "first", CONFIG, MADE, spare=1)
+    sets.save(tmp_path / "first", CONFIG, [MADE[0], *MADE], spare=1)
     sets.save(tmp_path / "full", CONFIG, MADE)
-    (tmp_path / "full" / "data_2.parquet").rename(tmp_path / "first" / "data_2.parquet")
-    words = "data_2.parquet: 7 of 7 positions .* sequence 0: compressed_logprobs has 2 positions, input_ids 2, and in"
+    (tmp_path / "full" / "data_2.parquet").rename(tmp_path / "first" / "data_3.parquet")
+    words = "data_3.parquet: 7 of 7 positions .* sequence 0: compressed_logprobs has 2 positions, input_ids 2, and in"
     with pytest.raises(ValueError, match=words):
         open_set(tmp_path / "first")
-    check_kept(open_set(tmp_path / "first", keep_going=True), [*FLAT[:5], *[None] * 5])
+    check_kept(open_set(tmp_path / "first", keep_going=True), [*FLAT[:5], *FLAT[:5], *[None] * 5])
 
 
-def test_most_of_them_say_it_where_one_is_damaged(tmp_path: Path) -> None:
-    made = [sets.sequences(CONFIG, [2, 3, 4])]
-    flat = [position for sequence in made[0] for position in sequence]
-    sets.save(tmp_path / "set", CONFIG, made)
+@pytest.mark.parametrize("files", [1, 3])
+def test_most_of_them_say_it_where_one_is_damaged(files: int, tmp_path: Path) -> None:
+    sequences = sets.sequences(CONFIG, [2, 3, 4])
+    flat = [position for sequence in sequences for position in sequence]
+    sets.save(tmp_path / "set", CONFIG, [sequences] if files == 1 else [[sequence] for sequence in sequences])
     for column in ("compressed_logprobs", "bytepacked_indices"):
         change(tmp_path / "set" / "data_0.parquet", column, 0, lambda items: items[:-1])
     with pytest.raises(ValueError, match=r"sequence 0: compressed_logprobs has 1 positions, input_ids 2$"):

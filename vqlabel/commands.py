@@ -21,10 +21,9 @@ from vqlabel.known import Information
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
 from vqlabel.source_files import LabelSource
-from vqlabel.sources import Source, SparseSource, open_source
+from vqlabel.sources import Source, SparseSource
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
-from vqlabel.tokens import TokenInformation
 
 FIT_OPTIONS = (
     "bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory",
@@ -54,7 +53,7 @@ def fit(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0 and os.path.exists(options.out):
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-        encoder = fitted(options, open_source(options.logits, classes=options.classes), told.side(options))
+        encoder = fitted(options, told.source(options, options.logits), told.side(options))
         if here.rank == 0:
             encoder.save(options.out)
         here.wait()
@@ -67,7 +66,7 @@ def encode(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0 and os.path.exists(options.out):
             raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-        source = open_source(options.logits, classes=options.classes)
+        source = told.source(options, options.logits)
         encoder = _encoder(options, source)
         encoder.encode(source, options.out, metadata=told.metadata(options, source))
         if here.rank == 0:
@@ -91,12 +90,11 @@ def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
         given = "--codec" if options.codec else f"--format {options.format}"
         raise ValueError(f"--{asked[0].replace('_', '-')} says how to fit a codec, but with {given} none is fitted")
     if options.codec:
-        side = told.side(options, LabelFile(options.codec))
-        return LabelEncoder.load(options.codec, side=side if isinstance(side, TokenInformation) else None)
+        return LabelEncoder.load(options.codec, side=told.text_side(options, LabelFile(options.codec)))
     if options.format == "vq":
         asked_for = {name: getattr(options, name) for name in FIT_OPTIONS}
-        asked_for |= {"logits": options.logits, "text": options.text, "shape": [source.rows, source.classes]}
         side = told.side(options)
+        asked_for |= {"logits": options.logits, "text": told.facts(side), "shape": [source.rows, source.classes]}
         return fitted_once(options.out, asked_for, lambda: fitted(options, source, side), side)
     from vqlabel.codecs.raw import Int8, Raw
 

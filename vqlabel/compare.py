@@ -15,7 +15,7 @@ from vqlabel.file import LabelFile
 from vqlabel.inspection import in_words
 from vqlabel.measure import TEMPERATURES, kl
 from vqlabel.source_files import LabelSource
-from vqlabel.sources import Source, open_source
+from vqlabel.sources import Source
 from vqlabel.terminal import safe
 from vqlabel.tokens import TEXT
 
@@ -28,7 +28,7 @@ def compare(options: argparse.Namespace) -> int:
         raise ValueError(f"--rows must be at least 1, got {options.rows}")
     if options.plot:
         _pyplot()  # better missing now than after the work
-    teacher = open_source(options.teacher)
+    teacher = told.source(options, options.teacher)
     rows = np.random.default_rng(0).choice(len(teacher), min(options.rows, len(teacher)), replace=False)
     for path in options.files:
         rows = rows[~LabelFile(path, load="map").missing(rows)]  # those that all of them have

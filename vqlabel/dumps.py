@@ -50,18 +50,29 @@ def is_dump(names: Collection[str]) -> bool:
     return {IDS, LOG_PROBS} <= set(names) and "logits" not in names
 
 
+def arrays_of(path: str, wanted: Collection[str]) -> tuple[dict[str, NDArray[Any]], str]:
+    """The wanted arrays of a .npz file, loaded whole, and the names of all that it holds."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            raise ValueError(f"{path}: not a .npz file of numbers, as np.savez writes it")
+        file.seek(0)
+        try:
+            arrays = np.load(file, allow_pickle=False)
+            found = {name: arrays[name] for name in wanted if name in arrays.files}
+        except (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: not a .npz file of numbers, or a damaged one: {error}") from None
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{path}: {name} is no array")
+        return found, ", ".join(arrays.files) or "nothing"
+
+
 def open_npz(path: str, classes: int | None) -> TopKSource:
     """Source of a .npz file, whose arrays are loaded whole."""
-    try:
-        with open(path, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            names = list(getattr(arrays, "files", []))
-            found = {name: arrays[name] for name in (IDS, LOG_PROBS, TYPICAL) if is_dump(names) and name in names}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a .npz file of numbers: {error}") from None
-    if not found:
+    found, names = arrays_of(path, (IDS, LOG_PROBS, TYPICAL))
+    if not is_dump(found):
         raise ValueError(
-            f"{path} holds {', '.join(names)!s:.80}, but what is read of .npz files are ids and log_probs [rows, k]; "
+            f"{path} holds {names:.80}, but what is read of .npz files are ids and log_probs [rows, k]; "
             "save logits as .npy or .safetensors"
         )
     for name, kinds in ((IDS, "iu"), (LOG_PROBS, "f")):

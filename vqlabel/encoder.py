@@ -44,6 +44,7 @@ class LabelEncoder:
         if side is None and codec.tier != "none":
             raise ValueError(f"the prior of this codec is {codec.tier!r}: give side=, or a file that has it")
         if side is not None:
+            _check_kind(side, codec.tier)
             side.check(codec.classes)
         self.codec = codec
         self.side = side
@@ -166,12 +167,21 @@ def _check_fit(source: Any, side: Information | None, options: FitOptions, rows:
         what, told = ("text", "--text") if options.prior == "tokens" else ("images", "--like")
         raise ValueError(f"prior {options.prior!r} needs to know the {what} behind the rows: give side=, or {told}")
     if side is not None:
+        _check_kind(side, options.prior)
         side.check(source.classes)
-        if options.prior != "none" and isinstance(side, TokenInformation) != (options.prior == "tokens"):
-            raise ValueError(
-                f"prior {options.prior!r} does not go with a {type(side).__name__}: 'tokens' takes a TokenInformation, "
-                "all others a SideInformation"
-            )
+    if isinstance(side, TokenInformation) and side.sequences.rows_total != len(source):
+        raise ValueError(
+            f"the sequences have {side.sequences.rows_total} rows, but the logits have {len(source)}: is it another "
+            "text, or is it not said which positions have a label?"
+        )
+
+
+def _check_kind(side: Information, prior: str) -> None:
+    if prior != "none" and isinstance(side, TokenInformation) != (prior == "tokens"):
+        raise ValueError(
+            f"prior {prior!r} does not go with a {type(side).__name__}: 'tokens' takes a TokenInformation, all others "
+            "a SideInformation"
+        )
 
 
 def _speaker(progress: bool | Callable[[str], None]) -> Callable[[str], None]:

@@ -27,9 +27,15 @@ def fitted_once(
     """The codec that was fitted for `out` when the same was asked, or is now; `side` where its file cannot hold it."""
     here, path, words = Ranks.here(), kept(out), json.dumps(asked)
     try:
-        found = LabelFile(path).metadata.get("x.fit") == words
+        there = LabelFile(path).metadata.get("x.fit")
     except (OSError, FormatError):
-        found = False
+        there = None
+    found = there == words
+    if there is not None and not found and os.path.exists(out + PARTIAL):
+        raise ValueError(
+            f"{out}{PARTIAL} was begun with other settings, for which {path} was fitted; encode with those to finish "
+            "it, or delete both and begin again"
+        )
     here.wait()  # all have looked
     if not found:
         encoder = fit()

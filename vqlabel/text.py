@@ -66,8 +66,8 @@ def text_of(file: LabelFile, given: NDArray[Any] | None = None) -> TokenInformat
     if given is None and TOKENS not in file.tensor_names:
         raise ValueError(
             f"{os.path.basename(file.path)} does not hold the text that its labels are of: "
-            "LabelDecoder(path, tokens=...) takes the tokens of all its sequences, one after the other, and --text of "
-            "decode, compare and export a file of them"
+            "LabelDecoder(path, tokens=...) takes the tokens of all its sequences, one after the other, and --text a "
+            "file of them"
         )
     text, told = file.tensor(TOKENS) if given is None else given, file.metadata.get(KEY, {})
     try:

@@ -3,56 +3,85 @@
 from __future__ import annotations
 
 import argparse
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqlabel.dumps import arrays_of
 from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
 from vqlabel.known import Information
 from vqlabel.scene import side_of
-from vqlabel.sequences import KEY, STARTS, TOKENS, Sequences
-from vqlabel.sources import Source
+from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
+from vqlabel.source_files import LabelSource
+from vqlabel.sources import Source, open_source
+from vqlabel.terminal import one_line, say
 from vqlabel.text import sequences_of
-from vqlabel.tokens import TokenInformation
-
-ARRAYS = ("tokens", "lengths", "kept")  # of a text
+from vqlabel.tokens import TEXT, TokenInformation, fingerprint
 
 
-def side(options: argparse.Namespace, codec: LabelFile | None = None) -> Information | None:
-    """What is known of the rows beforehand; of a text the window that a fitted codec looks at, if one is given."""
-    if options.text is not None and options.like is not None:
-        raise ValueError("--text says which text the rows are of, and --like that they are those of a file: say one")
-    window = {key: value for key, value in _window(codec).items() if key in ("before", "after")}
-    if options.text is not None:
-        return TokenInformation(*open_text(options.text), **window, store=options.keep_text)
-    like = _like(options)
-    if like is None:
-        return None
-    if STARTS in like.tensor_names:
-        return TokenInformation(*_text_of(like), **window, store=options.keep_text)
-    batch = like.metadata.get("replay", {}).get("recipe", {}).get("pairing") == "batch"
-    return None if batch and options.prior in (None, "none") else side_of(like)
-
-
-def metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
-    """Metadata of the label file that are neither the codec's nor those of the rows."""
-    like = _like(options)
-    found: dict[str, Any] = {}
-    if like is not None:
-        carried = ("replay", "teacher", "tokenizer", *(("epochs", "images") if len(like) == source.rows else ()))
-        found = {key: like.metadata[key] for key in carried if key in like.metadata}
-    if options.teacher:
-        found["teacher"] = options.teacher
-    return found
+def source(options: argparse.Namespace, path: str) -> Source:
+    """Source of the logits at a path; the text goes with labels that are of one and do not hold it."""
+    file = _label_file(path)
+    if file is not None and options.text is not None and TEXT in file.metadata:
+        return LabelSource(LabelFile(path, load="map"), tokens=tokens(options))
+    return open_source(path, classes=getattr(options, "classes", None))
 
 
 def tokens(options: argparse.Namespace) -> NDArray[Any] | None:
     """The tokens of a text that a reader has, for label files that do not hold it."""
     return None if options.text is None else open_text(options.text)[0]
+
+
+def side(options: argparse.Namespace) -> Information | None:
+    """What is known of the rows before their labels: the text or the images that they are of."""
+    text = text_side(options)
+    if text is None and not options.keep_text:
+        raise ValueError("--no-keep-text leaves a text out of the label file, but there is none: --text says it")
+    like = _like(options)
+    if text is not None or like is None or STARTS in like.tensor_names:
+        return text
+    batch = like.metadata.get("replay", {}).get("recipe", {}).get("pairing") == "batch"
+    return None if batch and options.prior in (None, "none") else side_of(like)
+
+
+def text_side(options: argparse.Namespace, codec: LabelFile | None = None) -> TokenInformation | None:
+    """The text that the rows are of, if one is told, with the window that the codec of a file looks at."""
+    if options.text is not None and options.like is not None:
+        raise ValueError("--text says which text the rows are of, and --like that they are those of a file: say one")
+    like = _like(options)
+    knows = codec or like
+    window = knows.metadata.get(KEY, {}) if knows else {}
+    words = {key: window[key] for key in ("before", "after") if key in window} | {"store": options.keep_text}
+    if options.text is not None:
+        return TokenInformation(*open_text(options.text), **words)
+    if like is None or STARTS not in like.tensor_names:
+        return None
+    if TOKENS not in like.tensor_names and options.prior != "tokens" and codec is None:
+        say(f"{one_line(like.path)} does not hold its text, so its documents are left out: --text keeps them")
+        return None
+    return TokenInformation(*_text_of(like), **words)
+
+
+def facts(side: Information | None) -> list[str]:
+    """Which text this is, with its documents and the positions that have a label."""
+    if not isinstance(side, TokenInformation):
+        return []
+    mask = side.sequences.tensors().get(MASK, np.zeros(0, np.uint8))
+    return [fingerprint(part) for part in (side.tokens, side.sequences.lengths, mask)]
+
+
+def metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
+    """Metadata of the label file that are neither the codec's nor those of the rows."""
+    like, found = _like(options), dict[str, Any]()
+    if like is not None:
+        whole = ("epochs", "images") if len(like) == source.rows else ()
+        carried = ("teacher", "tokenizer", *(("replay", *whole) if options.text is None else ()))
+        found = {key: like.metadata[key] for key in carried if key in like.metadata}
+    if options.teacher:
+        found["teacher"] = options.teacher
+    return found
 
 
 def open_text(path: str) -> tuple[NDArray[Any], Sequences]:
@@ -62,21 +91,17 @@ def open_text(path: str) -> tuple[NDArray[Any], Sequences]:
     """
     if path.endswith(".safetensors"):
         return _text_of(LabelFile(path))
-    try:
-        with open(path, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            names = list(getattr(arrays, "files", []))
-            found = {name: arrays[name] for name in ARRAYS if name in names}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a .npz file of numbers: {error}") from None
+    found, names = arrays_of(path, ("tokens", "lengths", "kept"))
     if not {"tokens", "lengths"} <= found.keys():
-        held = ", ".join(names) or "one array"
         raise ValueError(
-            f"{path} holds {held:.80}, but a text is a .npz of tokens [positions] and lengths [documents], or a label "
+            f"{path} holds {names:.80}, but a text is a .npz of tokens [positions] and lengths [documents], or a label "
             "file that holds one"
         )
+    kept = found.get("kept")
+    if kept is not None and kept.dtype != np.bool_:
+        raise ValueError(f"{path}: kept must be a boolean for each position, got {kept.dtype} {list(kept.shape)}")
     try:
-        sequences = Sequences(found["lengths"], keep=found.get("kept"))
+        sequences = Sequences(found["lengths"], keep=kept)
         return sequences.text(found["tokens"]), sequences
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -84,22 +109,23 @@ def open_text(path: str) -> tuple[NDArray[Any], Sequences]:
 
 def _text_of(file: LabelFile) -> tuple[NDArray[Any], Sequences]:
     sequences = sequences_of(file)
-    if sequences is None or TOKENS not in file.tensor_names:
-        raise ValueError(f"{file.path} does not hold the text that its labels are of: --text says it")
+    if sequences is None:
+        raise ValueError(f"{file.path}: its labels are not of a text, or it does not say so")
+    if TOKENS not in file.tensor_names:
+        raise ValueError(f"{file.path} does not hold the text that its labels are of: a .npz file with --text says it")
     return file.tensor(TOKENS), sequences
-
-
-def _window(codec: LabelFile | None) -> dict[str, Any]:
-    return {} if codec is None else codec.metadata.get(KEY, {})
 
 
 def _like(options: argparse.Namespace) -> LabelFile | None:
     """The label file that says what the rows are: the one named, or the logits themselves."""
-    if options.like is not None:
-        return LabelFile(options.like)
-    if not options.logits.endswith(".safetensors"):
+    return LabelFile(options.like) if options.like is not None else _label_file(options.logits)
+
+
+def _label_file(path: str) -> LabelFile | None:
+    """The label file at a path of logits; None if it is none."""
+    if not path.endswith(".safetensors"):
         return None
     try:
-        return LabelFile(options.logits)
+        return LabelFile(path)
     except FormatError:
         return None  # logits in a plain safetensors file

@@ -52,7 +52,7 @@ def sources() -> Iterator[Source]:
     yield Source("top", k=50, tail="ghost")
     yield Source("distillkit", preset="budget")
     yield from (Source("vq", prior="tokens", bytes=size) for size in (4, 32))
-    yield from (Source("vq", prior="tokens", bytes=size, top=top) for size, top in ((8, 2), (16, 1)))
+    yield from (Source("vq", prior="tokens", bytes=size, top=top) for size, top in ((8, 3), (8, 2), (16, 1)))
     yield from (Source("top", k=k, tail=tail) for k, tail in ((20, "ghost"), (50, "drop"), (8, "unigram")))
     yield from (Source("vq", prior="none", bytes=size) for size in (8, 4, 32))
     yield from (Source("top", k=k, tail=tail) for k, tail in ((8, "ghost"), (20, "drop"), (8, "drop")))

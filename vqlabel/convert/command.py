@@ -104,7 +104,8 @@ def _encoder(options: argparse.Namespace, found: Imported, side: Information | N
     said = [name for name in FIT_OPTIONS if getattr(options, name) is not None]
     kind = options.codec or ("vq" if options.bytes is not None or options.max_kl is not None else None)
     if kind != "vq" and said:
-        raise ValueError(f"--{said[0].replace('_', '-')} says how to fit a codec, but --codec {kind} needs no fitting")
+        why = f"--codec {kind} needs no fitting" if kind else "none is fitted without --bytes or --max-kl"
+        raise ValueError(f"--{said[0].replace('_', '-')} says how to fit a codec, but {why}")
     if options.k is not None and kind not in (None, "topk"):
         raise ValueError(f"--k is how many logits topk keeps, but the codec is {kind}")
     source = found.source

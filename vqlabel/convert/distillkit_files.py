@@ -19,6 +19,7 @@ DATA = re.compile(r"data_(\d{1,9})\.parquet")
 TOKENS = "input_ids"
 LEGACY = "packed_indices"
 SEQUENCES = 64  # whose tokens are read in one go
+VOTES = 16  # sequences that say how many labels they have
 LEAVES = 2**22  # numbers that are read in one go, if a sequence has no more: 16 bytes of memory each
 MAX_LEAVES = 2**25  # of a sequence, which is read whole
 MAX_PER_BYTE = 64  # positions that a byte of a file may hold: labels do not compress
@@ -81,22 +82,22 @@ class DataFile:
         if first < len(self.lengths[group]):
             raise UnreadableFile(f"a row group ends after {first} of {len(self.lengths[group])} sequences")
 
-    def spare(self, columns: list[Column]) -> int | None:
-        """Tokens at the end of a sequence that have no label, 0 or 1, as its first sequences tell; None if none does.
+    def votes(self, columns: list[Column]) -> NDArray[np.int64]:
+        """Of its first sequences of several tokens, how many have a label for each token, and how many one fewer.
 
         vLLM says of each token but the first how likely it was: so the sets that DistillKit makes with it have a label
         fewer than tokens.
         """
-        names = [column.name for column in columns]
+        names, found = [column.name for column in columns], np.zeros(2, np.int64)
         for group in range(len(self.lengths)):
             with suppress(UnreadableFile):  # whoever reads the group will say so
                 for _, batch in self.batches(group, columns):
                     tokens, *labels = (unnested(batch.column(name))[0] for name in (TOKENS, *names))
                     apart = (tokens - np.stack(labels))[:, tokens > 1]
-                    votes = [int((apart == spare).all(0).sum()) for spare in (0, 1)]
-                    if any(votes):
-                        return int(votes[1] > votes[0])
-        return None
+                    found += [int((apart == spare).all(0).sum()) for spare in (0, 1)]
+                    if found.sum() >= VOTES:
+                        return found
+        return found
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:

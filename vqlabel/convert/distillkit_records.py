@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vqlabel.codecs.values import LARGEST_HALF
 from vqlabel.convert.distillkit_bytes import Column, Layout
-from vqlabel.convert.distillkit_files import TOKENS, DataFile, numbers, unnested
+from vqlabel.convert.distillkit_files import TOKENS, VOTES, DataFile, numbers, unnested
 from vqlabel.convert.imported import Options
 from vqlabel.convert.spooled import let_go
 from vqlabel.convert.torch_files import UnreadableFile
@@ -30,8 +30,7 @@ class Records:
     def __init__(self, layout: Layout, tail: str, files: list[DataFile], options: Options) -> None:
         self.layout, self._uniform = layout, tail == "uniform"
         lengths = np.concatenate([np.zeros(0, np.int64), *(group for file in files for group in file.lengths)])
-        told = (file.spare(layout.columns) for file in files)
-        self._spare = next((spare for spare in told if spare is not None), 0)
+        self._spare = _spare(files, layout.columns)
         self.sequences = Sequences(lengths, keep=_labelled(lengths, 1) if self._spare else None)
         self._first_rows = np.concatenate([np.zeros(1, np.int64), np.maximum(lengths - self._spare, 0)]).cumsum()
         P = self.sequences.total
@@ -163,6 +162,15 @@ class _Positions:
         short = np.full(len(self.wrong), column.count)
         short[rows] = sizes
         self.note(short != column.count, lambda i: f"{short[i]} numbers of {column.name}, not {column.count}")
+
+
+def _spare(files: list[DataFile], columns: list[Column]) -> int:
+    """Tokens at the end of each sequence that have no label, 0 or 1: as most of the first ones have it."""
+    votes = np.zeros(2, np.int64)
+    for file in files:
+        if votes.sum() < VOTES:
+            votes += file.votes(columns)
+    return int(votes[1] > votes[0])
 
 
 def _labelled(lengths: NDArray[np.int64], spare: int) -> NDArray[np.bool_]:
