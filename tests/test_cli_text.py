@@ -215,6 +215,8 @@ def test_labels_without_their_text_can_be_encoded_again(run: Run) -> None:
     status, _, error = run("encode", "raw.safetensors", "-o", "int8.safetensors", "--format", "int8")
     assert status == 0
     assert "its documents are left out: --text keeps them" in error
+    done(run("fit", "logits.npy", "-o", "codec.safetensors", "--bytes", "1", "--effort", "0.01"))
+    done(run("encode", "raw.safetensors", "-o", "small.safetensors", "--codec", "codec.safetensors"))
     done(run("encode", "logits.npy", "-o", "vq.safetensors", *text, "--no-keep-text", *FIT))
     done(run("encode", "vq.safetensors", "-o", "again.safetensors", *text, "--format", "raw"))
     done(run("compare", "again.safetensors", "--teacher", "vq.safetensors", *text))

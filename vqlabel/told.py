@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vqlabel.dumps import arrays_of
 from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
+from vqlabel.keys import tier_of
 from vqlabel.known import Information
 from vqlabel.scene import side_of
 from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
@@ -58,7 +59,8 @@ def text_side(options: argparse.Namespace, codec: LabelFile | None = None) -> To
         return TokenInformation(*open_text(options.text), **words)
     if like is None or STARTS not in like.tensor_names:
         return None
-    if TOKENS not in like.tensor_names and options.prior != "tokens" and codec is None:
+    prior = options.prior if codec is None else tier_of(codec)
+    if TOKENS not in like.tensor_names and prior != "tokens":
         say(f"{one_line(like.path)} does not hold its text, so its documents are left out: --text keeps them")
         return None
     return TokenInformation(*_text_of(like), **words)

@@ -55,8 +55,9 @@ def _bytes(axes: Any, found: dict[str, list[tuple[int, float, float, str]]], cla
 def _pruned(axes: Any, results: dict[str, Any], grid: Grid) -> None:
     for method in grid.methods:
         each = entries(results, grid.of(method, middle(grid)))
-        runs = {keep: list(runs_of(each, Source("fp16", keep=keep)).values()) for keep in PRUNED}
-        known = {keep: float(np.mean(found)) for keep, found in runs.items() if found}
+        runs = {keep: found for keep in PRUNED if (found := runs_of(each, Source("fp16", keep=keep)))}
+        seeds = set.intersection(*map(set, runs.values())) if runs else set()  # lucky seeds differ by more
+        known = {keep: float(np.mean([found[seed] for seed in seeds])) for keep, found in runs.items() if seeds}
         if len(known) > 1:
             axes.plot([*known], [*known.values()], "o-", color=COLOURS.get(method, "0.5"), label=method)
     axes.set(xscale="log", xlabel="one epoch of fp16 labels in so many", ylabel="accuracy, %")
