@@ -38,7 +38,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         return None
-    except (OSError, MemoryError):
+    except (PermissionError, MemoryError):
         raise  # it may be whole, and what it holds may have taken hours
     except Exception as error:  # a zip can be damaged in many ways; each means: make it again
         print(f"{path} is damaged ({error}); it is made again")
