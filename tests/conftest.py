@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from encoder_parts import Fitting
 
+Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -152,6 +153,32 @@ def fitting(monkeypatch: pytest.MonkeyPatch) -> Fitting:
 def largest(x: torch.Tensor, k: int) -> np.ndarray[Any, Any]:
     """Classes of the k largest logits of each row, slow and obvious: by falling logit, then by rising class."""
     return np.array([sorted(sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]) for row in x.tolist()])
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command line; get its exit status, output and error output."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        from vqlabel.cli import main
+
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out, output.err
+
+    return call
+
+
+def interrupted(*arguments: Any) -> None:
+    """A command that is killed when it is about to write the first row."""
+    from vqlabel.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqlabel.encoder.write_rows", lambda *arguments, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([str(argument) for argument in arguments])
 
 
 def random_rows(rows: int, row_bytes: int, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -6,33 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, Run
 
 from vqlabel import LabelFile, __version__
-from vqlabel.cli import main
 
-Run = Callable[..., tuple[int, str, str]]
 GOOD = str(GOLDEN / "v1_vq_g3x11.safetensors")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line; get its exit status, output and error output."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
 
 
 def test_inspect_says_what_the_file_holds(run: Run) -> None:

@@ -6,47 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Run, interrupted
 from encoder_parts import CLASSES, Fitting, logits
 
-import vqlabel.codecs
 from vqlabel import LabelEncoder, LabelFile
-from vqlabel.cli import main
 from vqlabel.codecs.raw import Raw
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation
 
-Run = Callable[..., tuple[int, str, str]]
 ROWS = 9000
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line; get its exit status, output and error output."""
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setitem(vqlabel.codecs.CODECS, "nearest", ("encoder_parts", "Nearest"))
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
-
-
-@pytest.fixture
-def fitting(monkeypatch: pytest.MonkeyPatch) -> Fitting:
-    """A fit that takes no time."""
-    fitting = Fitting()
-    monkeypatch.setitem(sys.modules, "vqlabel.codecs.fitting", fitting)
-    return fitting
 
 
 @pytest.fixture
@@ -113,14 +87,6 @@ def test_fit_then_encode_is_encode(run: Run, fitting: Fitting, teacher: Path, tm
     assert status == 0
     for words in ("bytes a label, codes", "times smaller than fp16", "mean KL at T = 4 ", "same first class", "500"):
         assert words in said
-
-
-def interrupted(*arguments: Any) -> None:
-    """Call the command line and stop it when the file is begun."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vqlabel.encoder.write_rows", lambda *arguments, **options: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            main([str(argument) for argument in arguments])
 
 
 def test_an_interrupted_encode_goes_on_with_the_fit_it_had(

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run, interrupted
 
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
-from vqlabel.cli import main
 from vqlabel.codecs.raw import Raw
 from vqlabel.sequences import Sequences
 from vqlabel.side import SideInformation
 
-Run = Callable[..., tuple[int, str, str]]
 LENGTHS = [90, 0, 1, 209]
 TOKENS = np.random.default_rng(0).integers(0, 40, sum(LENGTHS))
 LOGITS = np.random.default_rng(1).normal(size=(40, 40)).astype(np.float32)[TOKENS]
+WHY = ": is it another text, or is it not said which positions have a label?"
 FIT = ("--prior", "tokens", "--bytes", "2", "--effort", "0.01", "--temperatures", "1")
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line beside logits.npy and text.npz; get its exit status, output and error output."""
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in a folder of logits.npy and text.npz."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
     np.save("logits.npy", LOGITS)
     np.savez("text.npz", tokens=TOKENS, lengths=LENGTHS)
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
 
 
 def done(found: tuple[int, str, str]) -> None:
@@ -65,7 +55,7 @@ def test_only_some_positions_may_have_labels(run: Run) -> None:
     assert sequences is not None
     assert (sequences.total, sequences.rows_total) == (300, 100)
     status, _, error = run("encode", "logits.npy", "-o", "more.safetensors", "--text", "some.npz", "--format", "raw")
-    assert (status, error) == (1, "error: the sequences have 100 rows, but the logits have 300\n")
+    assert (status, error) == (1, f"error: the sequences have 100 rows, but the logits have 300{WHY}\n")
 
 
 def test_a_text_that_is_left_out_is_given_by_the_reader(run: Run) -> None:
@@ -228,11 +218,9 @@ def test_labels_without_their_text_can_be_encoded_again(run: Run) -> None:
     assert "another text, another tokenizer, or another order" in error
 
 
-def test_an_interrupted_run_is_not_gone_on_with_for_another_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_not_gone_on_with_for_another_text(run: Run) -> None:
     encode = ("encode", "logits.npy", "-o", "out.safetensors", "--text", "text.npz", *FIT)
-    with monkeypatch.context() as patch:
-        patch.setattr("vqlabel.encoder.write_rows", lambda *arguments, **options: int("no"))
-        assert run(*encode)[0] == 1
+    interrupted(*encode)
     kept = Path("out.safetensors.fit").read_bytes()
     np.savez("text.npz", tokens=TOKENS[::-1], lengths=LENGTHS)
     status, _, error = run(*encode)
@@ -254,14 +242,16 @@ def test_what_is_no_archive_is_told(run: Run, data: bytes) -> None:
 
 
 def test_no_file_is_written_that_no_reader_would_take(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
     starts = np.array([0, 2**30], np.uint64)
     sequences = Sequences([2**30], keep={"every": 2**28})
     with pytest.raises(ValueError, match="may be of 1024 positions for each byte: leave sequences without labels out"):
         LabelFile.create(
-            tmp_path / "labels.safetensors",
+            folder / "labels.safetensors",
             rows=sequences.rows_total,
             row_bytes=8,
             tensors={"sequences.starts": starts},
             metadata={"codec": {"id": "raw"}},
         )
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())

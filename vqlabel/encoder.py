@@ -169,14 +169,12 @@ def _check_fit(source: Any, side: Information | None, options: FitOptions, rows:
     if side is not None:
         _check_kind(side, options.prior)
         side.check(source.classes)
-    if isinstance(side, TokenInformation) and side.sequences.rows_total != len(source):
-        raise ValueError(
-            f"the sequences have {side.sequences.rows_total} rows, but the logits have {len(source)}: is it another "
-            "text, or is it not said which positions have a label?"
-        )
+    if isinstance(side, TokenInformation):
+        side.check_rows(len(source))
 
 
 def _check_kind(side: Information, prior: str) -> None:
+    """ValueError if the prior looks at images and this is a text, or the other way round."""
     if prior != "none" and isinstance(side, TokenInformation) != (prior == "tokens"):
         raise ValueError(
             f"prior {prior!r} does not go with a {type(side).__name__}: 'tokens' takes a TokenInformation, all others "

@@ -34,10 +34,9 @@ class Sequences:
             raise TypeError(f"lengths must be whole numbers [sequences], got {counts.dtype} {list(counts.shape)}")
         if counts.size and counts.min() < 0:
             raise ValueError(f"sequence {int(counts.argmin())} has the length {counts.min()}")
-        if counts.sum(dtype=np.float64) >= 2**62:
-            raise ValueError(
-                f"the sequences have {counts.sum(dtype=np.float64):.3g} positions, more than can be numbered"
-            )
+        total = counts.sum(dtype=np.float64)  # which does not wrap
+        if total >= 2**62:
+            raise ValueError(f"the sequences have {total:.3g} positions, more than can be numbered")
         self.offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         if isinstance(keep, (list, np.ndarray)) and np.asarray(keep).dtype != np.uint8:
             keep = self._packed(np.asarray(keep))

@@ -89,10 +89,18 @@ class TokenInformation(Information):
                 "text of another tokenizer?"
             )
 
+    def check_rows(self, rows: int) -> None:
+        """ValueError if the logits have another number of rows."""
+        if rows != self.sequences.rows_total:
+            raise ValueError(
+                f"the sequences have {self.sequences.rows_total} rows, but the logits have {rows}: is it another text, "
+                "or is it not said which positions have a label?"
+            )
+
     def facts(self, rows: int) -> dict[str, Any]:
         """Metadata by which a reader finds it again."""
-        if rows not in (0, self.sequences.rows_total):
-            raise ValueError(f"the sequences have {self.sequences.rows_total} rows, but the logits have {rows}")
+        if rows:
+            self.check_rows(rows)
         window = {"before": self.before, "after": self.after}
         if rows < self.sequences.rows_total:  # an encoder is kept: it may meet another text
             return {KEY: window}

@@ -26,7 +26,7 @@ def source(options: argparse.Namespace, path: str) -> Source:
     """Source of the logits at a path; the text goes with labels that are of one and do not hold it."""
     file = _label_file(path)
     if file is not None and options.text is not None and TEXT in file.metadata:
-        return LabelSource(LabelFile(path, load="map"), tokens=tokens(options))
+        return LabelSource(file, tokens=tokens(options))
     return open_source(path, classes=getattr(options, "classes", None))
 
 
@@ -76,7 +76,8 @@ def facts(side: Information | None) -> list[str]:
 
 def metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
     """Metadata of the label file that are neither the codec's nor those of the rows."""
-    like, found = _like(options), dict[str, Any]()
+    like = _like(options)
+    found: dict[str, Any] = {}
     if like is not None:
         whole = ("epochs", "images") if len(like) == source.rows else ()
         carried = ("teacher", "tokenizer", *(("replay", *whole) if options.text is None else ()))
@@ -128,6 +129,6 @@ def _label_file(path: str) -> LabelFile | None:
     if not path.endswith(".safetensors"):
         return None
     try:
-        return LabelFile(path)
+        return LabelFile(path, load="map")
     except FormatError:
         return None  # logits in a plain safetensors file
