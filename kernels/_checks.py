@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,12 @@ def check(
 
 
 def check_temperature(temperature: float) -> None:
-    """ValueError for what cannot divide logits."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+    """ValueError for what cannot divide logits, or wants a gradient, which no temperature gets."""
+    if isinstance(temperature, torch.Tensor) and temperature.requires_grad:
+        raise ValueError("a temperature gets no gradient here, but this one requires it: give temperature.item()")
+    single = isinstance(temperature, torch.Tensor) and temperature.numel() == 1 and not temperature.is_complex()
+    if not (single or isinstance(temperature, Real)) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature!r:.80}")
 
 
 def check_loss(

@@ -125,7 +125,7 @@ def _write(out: torch.Tensor, m: Model, tables: Tables, labels: Labels) -> None:
     blocks = {"TILES": tiles, "BM": config.BM, "BN": config.BN, "num_warps": config.warps, "num_stages": config.stages}
     stats = None
     if way == "twice":
-        stats = torch.empty(splits, 2, B, device=out.device)
+        stats = torch.empty(splits, 2, B, dtype=torch.float32, device=out.device)
         stats_kernel[grid](stats, m, B, labels.scale, per, splits, **blocks)
     write_kernel[grid](out, m, labels.lse, stats, B, labels.scale, per, splits, **to, **blocks)
 

@@ -88,7 +88,7 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [B], and stats [4, B] for the gradient."""
     B, C = student.shape
-    losses, stats = (torch.empty(*shape, B, device=rows.device) for shape in ((), (4,)))
+    losses, stats = (rows.new_empty(*shape, B, dtype=torch.float32) for shape in ((), (4,)))
     if not B:
         return losses, stats
     with on(rows.device):
@@ -96,7 +96,7 @@ def forward(
         student, scales = in_rows(student), (1 / terms.temperature, 1 / terms.student_temperature)
         config = TILES.of(tables.width, tables.weight.dtype)
         grid, splits, per, tiles = cut(B, tables, config)
-        parts = torch.empty(splits, 5, B, device=rows.device)
+        parts = rows.new_empty(splits, 5, B, dtype=torch.float32)
         sizes = _sizes(student, config, tiles, terms)
         forward_kernel[grid](parts, student, m, B, *scales, per, splits, **sizes)
         finish = finish_kernel[(triton.cdiv(B, FINISH_BM),)]

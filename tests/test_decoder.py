@@ -135,6 +135,19 @@ def test_autocast_changes_no_label() -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=2**-9 if kind == "image" else 0)
 
 
+@ALL
+def test_defaults_of_torch_change_no_label(kind: str) -> None:
+    images, expected = views_of(kind, SOME), LabelDecoder(file_of(kind))(SOME, T, images=views_of(kind, SOME))
+    with torch.device("meta"):
+        assert torch.equal(LabelDecoder(file_of(kind))(SOME, T, images=images), expected)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = LabelDecoder(file_of(kind))(SOME, T, images=images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+
+
 def test_a_hundred_thousand_index_patterns_read_what_the_file_has(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     logits = random.standard_normal((5000, 2)).astype(np.float32)

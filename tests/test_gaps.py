@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.utils.data import default_collate
 
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
 from vqlabel.cli import main
 from vqlabel.codecs.raw import Raw
-from vqlabel.data import ReplaySampler
+from vqlabel.data import DistilledDataset, ReplaySampler
 from vqlabel.errors import Corrupt
 from vqlabel.gaps import FEATURE, MISSING, bitmap
 from vqlabel.schedules import Reuse
@@ -40,6 +42,13 @@ def test_a_file_without_gaps_misses_nothing(tmp_path: Path) -> None:
     file = LabelEncoder(Raw(4)).encode(2 * np.eye(4, dtype=np.float32), tmp_path / "a.safetensors")
     assert not file.has_gaps
     assert not file.missing([0, 3]).any()
+
+
+def test_a_file_whose_first_row_has_no_label_is_loaded(tmp_path: Path) -> None:
+    decoder = labelled(tmp_path / "a.safetensors", [0])
+    decoder.load()
+    assert DistilledDataset(torch.zeros(IMAGES, 1, 2, 2), decoder, augment_on=None)[1][1].logits().shape == (1, 4)
+    assert decoder.collate(default_collate, row=0)([(1,), (2,)])[-1].logits().shape == (2, 4)
 
 
 def test_an_epoch_reads_the_images_that_have_a_label(tmp_path: Path) -> None:
@@ -96,3 +105,4 @@ def test_the_command_line_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixt
         main(["decode", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.npy")])
     assert ended.value.code == 1
     assert "has no label for row 1" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

@@ -236,7 +236,7 @@ def test_an_interrupted_relabel_goes_on_to_the_same_bytes(
     if codec == "raw":
         assert "begun with other settings (replay" in refused(relabel.main, [*arguments, "--seed", "1"])
     relabel.main(arguments)
-    assert blocks == [0, 1, *((1, 2) if codec == "raw" else (0, 1, 2))]  # a chunk of raw is a block, of vq the file
+    assert blocks == [0, 1, 0, 1, 2]  # a chunk of raw is a block, and block 0 is compared; a chunk of vq is the file
     assert (made / f"{codec}.again").read_bytes() == (made / f"{codec}.safetensors").read_bytes()
 
 
@@ -275,7 +275,7 @@ def test_what_cannot_be_labelled_is_refused(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_student_is_the_uninterrupted_one(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--align", "grid", "--schedule", "step")
     train.main(training(made, tmp_path / "whole.pt", *more))
@@ -295,6 +295,8 @@ def test_a_resumed_student_is_the_uninterrupted_one(
     assert state(tmp_path / "again.pt")["sampler"]["epoch"] == 0
     train.main(again)
     assert len(epochs) == 4
+    train.main(again)
+    assert capsys.readouterr().out.endswith("again.pt has learned for 3 epochs: nothing is left to do\n")
     assert "with lr 0.001 instead of 0.1" in refused(train.main, [*again, "--lr", "0.1"])
     whole, resumed = state(tmp_path / "whole.pt"), state(tmp_path / "again.pt")
     assert whole.pop("settings") == resumed.pop("settings")
@@ -341,8 +343,26 @@ def test_a_training_that_makes_no_sense_is_refused(made: Path, tmp_path: Path) -
     (tmp_path / "val" / "a").mkdir(parents=True)
     picture(0).save(tmp_path / "val" / "a" / "0.png")
     assert "has 1 classes, but the labels 8" in refused(train.main, [*arguments, "--val", str(tmp_path / "val")])
-    said = refused(train.main, [*arguments, "--lr", "1e30"])
-    assert "begin again with a lower --lr" in said
+    assert "begin again with a lower --lr" in refused(train.main, [*arguments, "--lr", "1e30"])
+    for option, value in (("--epochs", "0"), ("--epochs", "-2"), ("--val-every", "0")):
+        assert f"{option} must be a whole number from 1 " in refused(train.main, [*arguments, option, value])
+    assert "gone is not there" in refused(train.main, [*arguments, "--checkpoint", str(tmp_path / "gone" / "a.pt")])
+
+
+@pytest.mark.parametrize("kept", [b"", b"no checkpoint", {"weight": torch.zeros(2)}, [1]])
+def test_what_is_no_checkpoint_is_named(kept: Any, made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "student.pt"
+    path.write_bytes(kept) if isinstance(kept, bytes) else torch.save(kept, path)
+    assert f"{path} is no checkpoint of a training: delete it, or name" in refused(train.main, training(made, path))
+
+
+def test_a_checkpoint_knows_its_labels_and_its_normalisation(made: Path, tmp_path: Path) -> None:
+    arguments = training(made, tmp_path / "student.pt", "--epochs", "1")
+    train.main(arguments)
+    assert "with mean [0.485" in refused(train.main, [*arguments, "--mean", "0", "0", "0"])
+    copied = shutil.copy(made / "vq.safetensors", tmp_path / "copied")  # the same labels by another name
+    train.main([arguments[0], str(copied), *arguments[2:]])
+    assert "with labels " in refused(train.main, [arguments[0], str(made / "raw.safetensors"), *arguments[2:]])
 
 
 def test_reused_labels_train_for_longer(made: Path, tmp_path: Path) -> None:

@@ -156,6 +156,10 @@ def test_classes_that_the_labels_drop_add_nothing() -> None:
         ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0"),
         ({"temperature": -1.0}, "got -1.0"),
         ({"student_temperature": 0.0}, "got 0.0"),
+        ({"student_temperature": "4"}, "temperature must be a finite number above 0, got '4'"),
+        ({"student_temperature": torch.ones(2)}, r"above 0, got tensor\(\[1., 1.\]\)"),
+        ({"student_temperature": torch.ones(1, requires_grad=True)}, r"gets no gradient here.* give temperature.item"),
+        ({"temperature": None}, "got None"),
         ({"kind": "js"}, "kind must be one of kl, soft_ce, mse_logits, got 'js'"),
         ({"reduction": "batchmean"}, "reduction must be one of mean, sum, none, got 'batchmean'"),
     ],
@@ -165,6 +169,13 @@ def test_what_does_not_fit_is_said(given: dict[str, Any], words: str) -> None:
     defaults: dict[str, Any] = {"student_logits": student_of(), "labels": labels, "temperature": 4.0}
     with pytest.raises(ValueError, match=words):
         distillation_loss(**{**defaults, **given})
+
+
+@pytest.mark.parametrize("four", [4, np.float32(4), np.int64(4), torch.tensor(4.0), torch.tensor([4])])
+def test_a_temperature_is_any_number(four: Any) -> None:
+    labels, student = LabelDecoder(file_of("raw")).read(SOME), student_of()
+    assert torch.equal(labels.kl(student, four, four), labels.kl(student, 4.0, 4.0))
+    assert torch.equal(labels.probs(four), labels.probs(4.0))
 
 
 def test_labels_on_another_device_than_the_student_are_named() -> None:

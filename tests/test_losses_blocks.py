@@ -225,15 +225,37 @@ def test_layers_in_16_bits_keep_small_gradients(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=0.1, atol=float(wanted.abs().max()) / 50)
 
 
-def test_autocast_of_a_layer_is_that_of_torch() -> None:
+@pytest.mark.parametrize("cast", [False, True])
+def test_gradients_in_fp16_do_not_end_where_fp16_does(cast: bool) -> None:
+    rows, dtype = 4096, torch.float32 if cast else torch.float16
+    hidden = torch.full((rows, 2), 40.0, dtype=dtype)
+    weight, teacher = torch.zeros(4, 2, dtype=dtype, requires_grad=True), torch.tensor([[20.0, 0, 0, 0]] * rows)
+    with torch.autocast("cpu", torch.float16, enabled=cast):
+        loss = linear_distillation_loss(hidden, weight, teacher, 1.0)
+    found = torch.autograd.grad(loss, weight)[0].float()
+    torch.testing.assert_close(found[:, 0], torch.tensor([-30.0, 10, 10, 10]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_autocast_of_a_layer_is_that_of_torch(reduction: str, dtype: torch.dtype, narrow: bool) -> None:
+    packed, (hidden, weight, _) = LabelDecoder(file_of("product")).read(SOME), layer(bias=False)
+    hidden = hidden.to(dtype) if narrow else hidden
+    with torch.autocast("cpu", dtype):
+        apart = linear_distillation_loss(hidden, weight, packed, 4.0, block=2, reduction=reduction)
+        whole = distillation_loss(torch.nn.functional.linear(hidden, weight), packed, 4.0, reduction=reduction)
+    torch.testing.assert_close(apart, whole)
+    gradient = torch.autograd.grad(apart.sum(), weight)[0]
+    assert gradient.dtype == torch.float32
+    torch.testing.assert_close(gradient, torch.autograd.grad(whole.sum(), weight)[0], rtol=0.05, atol=1e-2)
+
+
+def test_the_backward_pass_makes_the_products_of_the_forward_pass() -> None:
     packed, (hidden, weight, _) = LabelDecoder(file_of("product")).read(SOME), layer(bias=False)
     with torch.autocast("cpu", torch.bfloat16):
-        apart = linear_distillation_loss(hidden, weight, packed, 4.0, block=2)
-        whole = distillation_loss(torch.nn.functional.linear(hidden, weight), packed, 4.0)
-    torch.testing.assert_close(apart, whole)
-    gradient = torch.autograd.grad(apart, weight)[0]
-    assert gradient.dtype == torch.float32
-    torch.testing.assert_close(gradient, torch.autograd.grad(whole, weight)[0], rtol=0.05, atol=1e-3)
+        loss = linear_distillation_loss(hidden, weight, packed, 4.0, reduction="none")
+        inside = torch.autograd.grad(loss.sum(), weight, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(loss.sum(), weight)[0], inside)
 
 
 @pytest.mark.parametrize(

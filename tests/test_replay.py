@@ -203,7 +203,7 @@ def test_laws_hold() -> None:
     # before it is clipped at the borders, the side of a cut is the root of the partner's share, which is even
     inside = (views.cuts[:, 0] > 0) & (views.cuts[:, 0] + views.cuts[:, 2] < 4096) & (views.kinds == CUTMIX)
     assert inside.sum() > 3000
-    draws = recipe.draws(0, np.arange(n), 2)[:, 2] / 2**32
+    draws = recipe._words(0, np.arange(n), 2, 0)[:, 2] / 2**32
     np.testing.assert_allclose(views.cuts[inside, 2] / 4096, np.sqrt(1 - draws[inside]), atol=1e-3)
     drawn = [views.crops[:, 0] / (20_001 - height), views.crops[:, 1] / (20_001 - width), views.flips, height * width]
     correlation = np.corrcoef(np.stack([*drawn, width / height, views.partners % 1000]))
@@ -235,11 +235,21 @@ def test_recipe_survives_json_and_pickle() -> None:
         assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    sizes = {"seed": np.uint64(7), "images": np.int64(9), "height": np.int32(48), "width": np.int16(40)}
+    shares: dict[str, Any] = {"flip": np.float32(0.5), "cutmix": np.float64(0.25), "scale": (np.float32(0.25), 1)}
+    recipe = ReplayRecipe(**sizes, size=np.uint8(32), **shares)
+    assert recipe == ReplayRecipe(7, 9, 48, 40, 32, scale=(0.25, 1.0), cutmix=0.25)
+    assert ReplayRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"seed": -1}, "seed must be a whole number from 0 to 18446744073709551615, got -1"),
         ({"seed": 1.0}, "seed must be a whole number"),
+        ({"seed": np.True_}, "seed must be a whole number"),
+        ({"flip": True}, "flip must be 0 to 1, got True"),
         ({"images": 0}, "images must be a whole number from 1"),
         ({"size": 2**16}, "size must be a whole number from 1 to 4096"),
         ({"scale": (0, 1)}, "scale must rise between 0 and 1, got 0, 1"),
@@ -269,6 +279,11 @@ def test_wrong_recipes_are_named(change: dict[str, Any], words: str) -> None:
         (lambda: RECIPE.parameters(0, 5), TypeError, "images must be whole numbers"),
         (lambda: RECIPE.parameters(-1, [5]), ValueError, "epoch must be 0 to 4294967295"),
         (lambda: RECIPE.parameters([0, 1], [5]), ValueError, "broadcast"),
+        (lambda: RECIPE.draws(0, [1.9], USER_STREAM), TypeError, "images must be whole numbers, got float64"),
+        (lambda: RECIPE.draws(0, [-1], USER_STREAM), ValueError, "images must be 0 to 4294967295, got -1 to -1"),
+        (lambda: RECIPE.draws(2**32, [1], USER_STREAM), ValueError, "epochs must be 0 to 4294967295"),
+        (lambda: RECIPE.draws(0, [1], USER_STREAM, 2**32), ValueError, "block must be 0 to 4294967295"),
+        (lambda: RECIPE.draws(0, [1], 0), ValueError, "stream, .*, must be a whole number from 65536 to 4294967295"),
         (lambda: RECIPE.parameters(0, [5], batch=1), ValueError, "batch is for recipes with pairing='batch'"),
         (lambda: RECIPE.parameters(0, [5], sizes=[[1, 1]]), ValueError, r"sizes must have shape \(1000, 2\)"),
         (lambda: RECIPE.parameters(0, [5], sizes=np.zeros((1000, 2), int)), ValueError, "sizes must be 1 to 32768"),

@@ -94,6 +94,31 @@ def test_a_row_is_mixed_with_the_view_of_its_partner_and_the_box_of_its_batch() 
     assert found.shares.tolist() == [1 - 32 / 256] * 2
 
 
+@pytest.mark.parametrize(
+    ("epoch", "images", "kind", "words"),
+    [
+        (0, [6], ValueError, "images must be 0 to 5, got 6 to 6"),
+        (0, [-1], ValueError, "images must be 0 to 5, got -1 to -1"),
+        (0, [1.7], TypeError, "images must be whole numbers, got float64"),
+        (0, 3, TypeError, r"images must be whole numbers \[B\], got one number"),
+        (1, [0], ValueError, "epoch must be 0 to 0, got 1 to 1"),
+        ([0, -1], [0, 1], ValueError, "epoch must be 0 to 0, got -1 to 0"),
+    ],
+)
+def test_views_that_are_not_there_are_named(epoch: Any, images: Any, kind: type[Exception], words: str) -> None:
+    layout, tensors = mixed("cutmix")
+    views = StoredViews(layout, tensors.__getitem__)
+    for call in (views.parameters, views.fractions):
+        with pytest.raises(kind, match=words):
+            call(epoch, images)
+
+
+def test_the_order_of_an_epoch_that_is_not_there_is_refused() -> None:
+    layout, tensors = mixed("cutmix")
+    with pytest.raises(ValueError, match="epoch must be a whole number from 0 to 0, got 1"):
+        StoredViews(layout, tensors.__getitem__).order(1)
+
+
 def test_a_row_that_is_its_own_partner_or_has_an_empty_box_is_not_mixed() -> None:
     layout, tensors = mixed("cutmix")
     found = StoredViews(layout, tensors.__getitem__).parameters(0, [0, 5])
@@ -144,7 +169,7 @@ def labelled(path: Path, **change: Any) -> LabelDecoder:
     layout, tensors = mixed("cutmix")
     tensors.pop(LAMBDAS)
     tensors |= change.pop("tensors", {})
-    side = SideInformation(np.arange(6) % 3, StoredViews(layout, tensors.__getitem__))
+    side = SideInformation(np.arange(6) % 3)
     metadata = {"replay": {"stored": layout.to_json() | change}, "images": 6, "epochs": 1}
     logits = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     LabelEncoder(Raw(3), side).encode(logits, path, metadata=metadata, tensors=tensors)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from vqlabel import LabelFile, reference
 from vqlabel.cli import main
@@ -93,6 +94,34 @@ def test_verify_tells_whether_the_images_are_the_ones(tmp_path: Path, capsys: py
         assert words in output.out + output.err
 
 
+class Items(Dataset[tuple[torch.Tensor, int]]):
+    """The images as a map-style data set."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        return IMAGES[number], 7
+
+
+def test_images_are_compared_in_whatever_form_a_data_set_takes_them(tmp_path: Path) -> None:
+    replay = {"recipe": RECIPE.to_json(), "views": fingerprint(Items(), RECIPE)}
+    assert replay["views"] == fingerprint(IMAGES, RECIPE)
+    path = tmp_path / "labels"
+    with LabelFile.create(path, rows=0, row_bytes=1, metadata={"codec": {"id": "raw"}, "replay": replay}):
+        pass
+    file = LabelFile(path)
+    assert file.verify(images=Items())
+    assert file.verify(images=list(IMAGES))
+    for wrong, words in (
+        (list(IMAGES.flip(0)), "reference view 0 differs"),
+        (list(IMAGES)[:-1], "the recipe is of 60 images, but there are 59"),
+        (IMAGES.numpy(), r"images are an array: give torch.from_numpy\(images\)"),
+        (7, "images must be a tensor .*, a function .* or a map-style data set, got int"),
+    ):
+        assert re.search(words, str(file.verify(images=wrong)))
+
+
 def test_files_without_views_say_so(tmp_path: Path) -> None:
     with LabelFile.create(tmp_path / "labels", rows=0, row_bytes=1, metadata={"codec": {"id": "raw"}}):
         pass
@@ -109,7 +138,7 @@ def test_files_without_views_say_so(tmp_path: Path) -> None:
         ({"recipe": RECIPE.to_json(), "views": ["zz"] * 8}, "non-hexadecimal"),
         (
             {"recipe": {**RECIPE.to_json(), "images": 2**32}, "views": ["00"] * 8},
-            r"images must have shape \[4294967296, c",
+            "the recipe is of 4294967296 images, but there are 60",
         ),
         (
             {"recipe": {**RECIPE.to_json(), "size": 2**15}, "views": ["00"] * 8},

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vqlabel.arguments import check_word
 from vqlabel.codecs import Codec, load_codec
+from vqlabel.eager import eager
 from vqlabel.errors import Corrupt, about
 from vqlabel.file import LabelFile, PathLike
 from vqlabel.keys import Keys, tier_of
@@ -144,9 +145,9 @@ class LabelDecoder:
 
     def load(self) -> None:
         """Load the rows now: of a file that is copied, forked workers then share them instead of loading their own."""
-        if len(self):
-            self.file.gather([0])
+        self.file.gather([])
 
+    @eager
     def read(self, rows: ArrayLike | torch.Tensor) -> PackedLabels:
         """Packed labels of rows [B], on the CPU."""
         numbers = np.asarray(rows)
@@ -179,6 +180,7 @@ class LabelDecoder:
         packed = self.read(rows).to(self.device)
         return self.decode(packed, Wanted(output, temperature, dtype), out=out, images=images)
 
+    @eager
     def decode(
         self,
         packed: PackedLabels,

@@ -121,6 +121,11 @@ class LabelFile:
         return self.header.summed()
 
     @property
+    def fingerprint(self) -> str:
+        """The checksum of the header and of all checksums: other labels have another."""
+        return f"{self._fingerprint:08x}"
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a packed row."""
         return self.header.row_bytes
@@ -178,7 +183,7 @@ class LabelFile:
     def verify(self, progress: Callable[[int], object] | None = None, *, images: Any = None) -> Verdict:
         """Compare everything with its checksum, and images, if given, with the views that the labels were made for.
 
-        images is what `vqlabel.views.apply` takes. progress(bytes) is called after each part.
+        images is what `vqlabel.data.DistilledDataset` takes. progress(bytes) is called after each part.
         """
         with self._reopened() as fd:
             verdict = check(fd, self.header, self._crcs, progress)

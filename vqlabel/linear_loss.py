@@ -41,9 +41,10 @@ class _Linear(torch.autograd.Function):
     ) -> torch.Tensor:
         layer = hidden, weight, bias
         ctx.work, ctx.kinds = work, [None if part is None else part.dtype for part in layer]
+        ctx.autocast = _autocast_here(hidden.device.type)
         needs = ctx.needs_input_grad[:3] if learns and not work.each else (False,) * 3
         # A row counts as 1 here, whatever the loss is multiplied by later: smaller gradients would vanish in fp16.
-        losses, gradients = _pass(layer, work, needs, torch.ones(len(hidden), device=hidden.device))
+        losses, gradients = _pass(layer, work, needs, hidden.new_ones(len(hidden)))
         ctx.save_for_backward(*(layer if work.each else gradients))
         return losses if work.each else losses.sum()
 
@@ -51,7 +52,8 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, incoming: torch.Tensor) -> tuple[Any, ...]:
         if ctx.work.each:
-            _, found = _pass(ctx.saved_tensors, ctx.work, ctx.needs_input_grad[:3], incoming)
+            with ctx.autocast:  # the student's, which has ended: the same products as in the forward pass
+                _, found = _pass(ctx.saved_tensors, ctx.work, ctx.needs_input_grad[:3], incoming)
         else:
             found = [None if part is None else part * incoming for part in ctx.saved_tensors]
         return *(g if g is None else g.to(kind) for g, kind in zip(found, ctx.kinds, strict=True)), None, None
@@ -76,12 +78,18 @@ def _add(gradients: Gradients, slope: torch.Tensor, layer: Layer, part: slice) -
     of_hidden, of_weight, of_bias = gradients
     if of_hidden is not None:
         of_hidden[part] = slope @ layer[1].to(slope.dtype)
-    if of_weight is not None and of_weight.dtype == slope.dtype:
-        of_weight.addmm_(slope.T, layer[0][part])
-    elif of_weight is not None:
+    if of_weight is not None and slope.dtype == torch.bfloat16:
         of_weight += slope.T @ layer[0][part].to(slope.dtype)
+    elif of_weight is not None:
+        # Not in fp16, which ends at 65504: these sums are not yet divided by the rows. autocast lets addmm_ be.
+        of_weight.addmm_(slope.T.to(of_weight.dtype), layer[0][part].to(of_weight.dtype))
     if of_bias is not None:
         of_bias += slope.sum(0, dtype=of_bias.dtype)
+
+
+def _autocast_here(kind: str) -> torch.autocast:
+    """To enter again what autocast says now of devices of this kind."""
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
 
 def _zeros(part: torch.Tensor | None) -> torch.Tensor | None:

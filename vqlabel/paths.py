@@ -91,7 +91,7 @@ class NativePath(Path):
             h0, spread = _guess(self._decoder, side, len(rows))
             guess = h0.contiguous().numpy(), spread.contiguous().numpy()
         narrow = torch.float16 if wanted.dtype == torch.float16 else torch.float32
-        labels = torch.empty(len(rows), self._native.classes, dtype=narrow)
+        labels = torch.empty(len(rows), self._native.classes, dtype=narrow, device="cpu")
         self._native.decode(
             rows.contiguous().numpy(),
             guess,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqlabel import _native
-from vqlabel.arguments import check_whole, check_word
+from vqlabel.arguments import check_whole, check_word, keep_whole
 
 REUSE_STREAM = 4  # of the draws that a seed gives; 0 to 2 are those of a replay recipe, see csrc/replay.hpp
 MOST = 2**32 - 1  # numbers of epochs and images are words of a counter
@@ -24,8 +24,7 @@ def stored_rows(images: int, epochs: int, *, keep: float) -> int:
     >>> stored_rows(5000, 300, keep=0.1)  # 30 epochs
     150000
     """
-    check_whole("images", images, 0, MOST)
-    check_whole("epochs", epochs, 1, MOST)
+    images, epochs = check_whole("images", images, 0, MOST), check_whole("epochs", epochs, 1, MOST)
     if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 < keep <= 1:
         raise ValueError(f"keep must be a part of the labels, above 0 and up to 1, got {keep!r:.80}")
     return images * max(1, round(epochs * keep))
@@ -62,14 +61,14 @@ class Reuse:
 
     def __post_init__(self) -> None:
         if self.granularity not in ("image", "epoch"):
-            check_whole("granularity, where it is not 'image' or 'epoch',", self.granularity, 1, MOST)
+            block = check_whole("granularity, where it is not 'image' or 'epoch',", self.granularity, 1, MOST)
+            object.__setattr__(self, "granularity", block)
         check_word("draw", self.draw, ("cycle", "random"))
-        check_whole("seed", self.seed, 0, 2**64 - 1)
+        keep_whole(self, "seed", 0, 2**64 - 1)
 
     def epochs(self, epoch: int, images: ArrayLike, *, kept: int) -> NDArray[np.int64]:
         """Stored epochs [B], below `kept`, of these images [B] in an epoch of training."""
-        check_whole("epoch", epoch, 0, MOST)
-        check_whole("kept", kept, 1, MOST)
+        epoch, kept = check_whole("epoch", epoch, 0, MOST), check_whole("kept", kept, 1, MOST)
         units = self._units(images)
         if self.draw == "random":
             return self._drawn(units, epoch, kept)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqlabel import _native
-from vqlabel.arguments import check_whole, check_word
+from vqlabel.arguments import check_number, check_whole, check_word, keep_whole, whole_numbers
 from vqlabel.tables import beta_quantiles, log_uniform_quantiles
 
 NO_MIX, CUTMIX, MIXUP = 0, 1, 2  # kinds
@@ -23,6 +23,7 @@ ORDER_STREAM = 3  # the draws that put a batch in the order of its partners
 USER_STREAM = 2**16  # yours from here on
 MAX_SIDE = 2**15  # of a source image
 MAX_VIEW = 2**12
+WORD = 2**32  # what a word of a counter is below
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,20 @@ class ReplayRecipe:
     pairing: str = "pair"
 
     def __post_init__(self) -> None:
-        check_whole("seed", self.seed, 0, 2**64 - 1)
-        check_whole("images", self.images, 1, 2**32)
+        keep_whole(self, "seed", 0, 2**64 - 1)
+        keep_whole(self, "images", 1, WORD)
         for name, limit in (("height", MAX_SIDE), ("width", MAX_SIDE), ("size", MAX_VIEW)):
-            check_whole(name, getattr(self, name), 1, limit)
+            keep_whole(self, name, 1, limit)
         for name, least, most in (("scale", 0.0, 1.0), ("ratio", 1e-3, 1e3)):
             low, high = _pair(name, getattr(self, name))
             if not least < low <= high <= most:
                 raise ValueError(f"{name} must rise between {least:g} and {most:g}, got {low:g}, {high:g}")
             object.__setattr__(self, name, (low, high))
-        for name in ("flip", "cutmix", "mixup"):
-            _check_number(name, getattr(self, name), 0, 1)
+        alphas = ("cutmix_alpha", 0.01, 100), ("mixup_alpha", 0.01, 100)
+        for name, least, most in (("flip", 0, 1), ("cutmix", 0, 1), ("mixup", 0, 1), *alphas):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), least, most))
         if self.cutmix + self.mixup > 1:
             raise ValueError(f"cutmix and mixup are probabilities, but add up to {self.cutmix + self.mixup:g}")
-        for name in ("cutmix_alpha", "mixup_alpha"):
-            _check_number(name, getattr(self, name), 0.01, 100)
         check_word("pairing", self.pairing, ("pair", "batch"))
 
     def to_json(self) -> dict[str, Any]:
@@ -135,16 +135,12 @@ class ReplayRecipe:
         batch is the number of the batch in its epoch, for pairing "batch" only; images must then be the whole batch, in
         order. sizes [N, 2] are heights and widths of all source images, where they differ from the recipe's.
         """
-        ids = _ids("images", images, self.images)
-        if ids.ndim != 1:
-            raise TypeError(f"images must be whole numbers [B], got one number: [{ids}]")
-        ids = np.ascontiguousarray(ids)
-        epochs = np.ascontiguousarray(np.broadcast_to(_ids("epoch", epoch, 2**32), ids.shape))
+        epochs, ids = epochs_and_images(epoch, images, WORD, self.images)
         crops, flips, kinds, partners, shares, cuts = _native.replay_parameters(
             self, epochs, ids, self._mixers(ids, epochs, batch), self._extents(ids, sizes)
         )
         if self.pairing == "batch":
-            order = np.argsort(self.draws(epochs, np.arange(len(ids)), ORDER_STREAM, batch or 0)[:, 0], kind="stable")
+            order = np.argsort(self._words(epochs, np.arange(len(ids)), ORDER_STREAM, batch or 0)[:, 0], kind="stable")
             partners = np.where(kinds > 0, ids[order], -1)
         partner_crops, partner_flips = np.zeros_like(crops), np.zeros_like(flips)
         if kinds.any():
@@ -158,6 +154,12 @@ class ReplayRecipe:
 
     def draws(self, epochs: ArrayLike, images: ArrayLike, stream: int, block: ArrayLike = 0) -> NDArray[np.uint32]:
         """Four random words [B, 4] of your own for each row, from a stream of USER_STREAM on."""
+        stream = check_whole("stream, of which those below are the recipe's own,", stream, USER_STREAM, WORD - 1)
+        numbers = (("epochs", epochs), ("images", images), ("block", block))
+        epochs, images, block = (whole_numbers(name, values, WORD) for name, values in numbers)
+        return self._words(epochs, images, stream, block)
+
+    def _words(self, epochs: ArrayLike, images: ArrayLike, stream: int, block: ArrayLike) -> NDArray[np.uint32]:
         counters = np.stack(np.broadcast_arrays(images, epochs, stream, block), axis=-1)
         return _native.philox(np.ascontiguousarray(counters, np.uint32), self.seed)
 
@@ -181,27 +183,22 @@ class ReplayRecipe:
             raise ValueError("pairing='batch' needs batch=, the number of the batch in its epoch")
         if len(epochs) and (epochs != epochs[0]).any():
             raise ValueError("the rows of a batch must be of one epoch")
-        check_whole("batch", batch, 0, 2**32 - 1)
-        return np.full(len(ids), batch)
+        return np.full(len(ids), check_whole("batch", batch, 0, WORD - 1))
 
 
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} must be {least:g} to {most:g}, got {value!r}")
+def epochs_and_images(
+    epoch: ArrayLike, images: ArrayLike, epochs: int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Epochs [B] and images [B], below these limits, of an epoch for all images or one for each."""
+    ids = whole_numbers("images", images, count)
+    if ids.ndim != 1:
+        raise TypeError(f"images must be whole numbers [B], got one number: [{ids}]")
+    each = np.broadcast_to(whole_numbers("epoch", epoch, epochs), ids.shape)
+    return np.ascontiguousarray(each), np.ascontiguousarray(ids)
 
 
 def _pair(name: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ValueError(f"{name} must be two numbers, got {value!r:.80}")
-    for number in value:
-        _check_number(name, number, 0, 1e9)
-    return float(value[0]), float(value[1])
-
-
-def _ids(name: str, values: ArrayLike, limit: int) -> NDArray[np.int64]:
-    ids = np.asarray(values)
-    if ids.ndim > 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise TypeError(f"{name} must be whole numbers, got {ids.dtype} {list(ids.shape)}")
-    if ids.size and not 0 <= ids.min() <= ids.max() < limit:
-        raise ValueError(f"{name} must be 0 to {limit - 1}, got {ids.min()} to {ids.max()}")
-    return np.asarray(ids, np.int64)
+    low, high = (float(check_number(name, number, 0, 1e9)) for number in value)
+    return low, high

@@ -52,10 +52,9 @@ class ReplaySampler(Sampler[int]):
         reuse: Reuse | None = None,
     ) -> None:
         here = Ranks.here()
-        self.rank, self.world = here.rank if rank is None else rank, here.world if world is None else world
-        check_whole("world", self.world, 1, 2**31)
-        check_whole("rank", self.rank, 0, self.world - 1)
-        _check_order(seed, shuffle)
+        self.world = check_whole("world", here.world if world is None else world, 1, 2**31)
+        self.rank = check_whole("rank", here.rank if rank is None else rank, 0, self.world - 1)
+        seed = _checked_seed(seed, shuffle)
         if reuse is not None and not isinstance(reuse, Reuse):
             raise TypeError(f"reuse must be a Reuse, such as Reuse('image'), got {reuse!r:.80}")
         self.shuffle, self.seed, self.drop_last, self.reuse = shuffle, seed, drop_last, reuse
@@ -94,8 +93,7 @@ class ReplaySampler(Sampler[int]):
         Say it yourself: with workers, more rows have been asked for than trained on. All ranks must be equally far. It
         may be loaded by another number of ranks.
         """
-        check_whole("consumed", consumed, 0, len(self))
-        done = min(self._done + consumed * self.world, self._count())
+        done = min(self._done + check_whole("consumed", consumed, 0, len(self)) * self.world, self._count())
         return {"epoch": self.epoch, "done": done, "seed": self.seed, "shuffle": self.shuffle, "images": self._images}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,11 +103,11 @@ class ReplaySampler(Sampler[int]):
         found: list[Any] = [state.get(key) for key in ("epoch", "done", "seed", "shuffle")]
         epoch, done, seed, shuffle = found
         self._check_epoch(epoch)
-        check_whole("done", done, 0, self._images)
-        _check_order(seed, shuffle)
+        done = check_whole("done", done, 0, self._images)
+        seed = _checked_seed(seed, shuffle)
         if (shuffle == "stored") != (self.shuffle == "stored"):
             raise ValueError(f"the state is of a sampler with shuffle={shuffle!r}, but this one has {self.shuffle!r}")
-        self.epoch, self._done, self.seed, self.shuffle = epoch, done, seed, shuffle
+        self.epoch, self._done, self.seed, self.shuffle = operator.index(epoch), done, seed, shuffle
         self._read = None
 
     def _rows(self) -> NDArray[np.int64]:
@@ -168,7 +166,7 @@ class ReplaySampler(Sampler[int]):
             raise ValueError(f"epoch {epoch} is not in {found}: {advice}")
 
 
-def _check_order(seed: Any, shuffle: Any) -> None:
-    check_whole("seed", seed, 0, 2**64 - 1)
+def _checked_seed(seed: Any, shuffle: Any) -> int:
     if not isinstance(shuffle, bool) and shuffle != "stored":
         raise ValueError(f"shuffle must be True, False or 'stored', got {shuffle!r:.80}")
+    return check_whole("seed", seed, 0, 2**64 - 1)

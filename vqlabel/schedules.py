@@ -19,13 +19,14 @@ published formulas count from 1, so the epoch that they call e is e - 1 here. `v
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vqlabel.alignment import GridAlignment, SmoothAlignment
-from vqlabel.arguments import check_whole
+from vqlabel.arguments import check_whole, keep_whole
 from vqlabel.pruning import Reuse, stored_rows
 from vqlabel.wanted import check_temperature
 
@@ -48,13 +49,12 @@ class TemperatureSchedule(ABC):
 
     def __call__(self, epoch: int) -> float:
         """Temperature of an epoch, counted from 0."""
-        check_whole("epoch", epoch, 0, 2**63 - 1)
-        return float(self._at(epoch + 1))
+        return float(self._at(check_whole("epoch", epoch, 0, 2**63 - 1) + 1))
 
     def step(self, epoch: int) -> float:
         """Go to this epoch, and its temperature."""
         found = self(epoch)
-        self.epoch = epoch
+        self.epoch = operator.index(epoch)
         return found
 
     @property
@@ -110,9 +110,9 @@ class StepTemperature(TemperatureSchedule):
 
     def __post_init__(self) -> None:
         check_temperature(self.start)
-        check_whole("every", self.every, 1, 2**31)
+        keep_whole(self, "every", 1, 2**31)
         if self.rising is not None:
-            check_whole("rising, if it is given,", self.rising, 1, 2**31)
+            self.rising = check_whole("rising, if it is given,", self.rising, 1, 2**31)
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma must be above 0 and at most 1, got {self.gamma!r:.80}")
         if not 0 <= self.floor <= self.start:
@@ -139,7 +139,7 @@ class CosineTemperature(TemperatureSchedule):
     def __post_init__(self) -> None:
         for value in (self.start, self.end):
             check_temperature(value)
-        check_whole("epochs", self.epochs, 1, 2**31)
+        keep_whole(self, "epochs", 1, 2**31)
 
     def _at(self, e: int) -> float:
         share = (1 + math.cos(math.pi * min(e, self.epochs) / self.epochs)) / 2

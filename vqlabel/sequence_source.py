@@ -43,9 +43,9 @@ class SequenceSource(Source):
         batch: int = 8,
     ) -> None:
         text = sequences.text(tokens)
-        check_whole("batch", batch, 1, 2**20)
         super().__init__(sequences.rows_total, classes, torch.float32)
-        self._teacher, self._tokens, self._sequences, self._batch = teacher, text, sequences, batch
+        self._teacher, self._tokens, self._sequences = teacher, text, sequences
+        self._batch = check_whole("batch", batch, 1, 2**20)
         self._held: dict[int, torch.Tensor] = {}  # logits of the rows of each sequence that was asked for last
         if self.rows:
             first = self._from(0)

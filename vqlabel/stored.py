@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vqlabel.arguments import check_whole
 from vqlabel.errors import Corrupt
 from vqlabel.fields import unpack
-from vqlabel.replay import CUTMIX, MIXUP, NO_MIX, Parameters
+from vqlabel.replay import CUTMIX, MIXUP, NO_MIX, Parameters, epochs_and_images
 from vqlabel.view_layout import FLOAT_BITS, ViewLayout, span
 
-ROWS, BOXES, LAMBDAS = "views.rows", "views.boxes", "views.lambdas"  # the tensors
-SEEDS, CUTOUTS = "views.seeds", "views.cutouts"  # what only the author's own code can replay
+VIEWS = "views."  # the tensors
+ROWS, BOXES, LAMBDAS = f"{VIEWS}rows", f"{VIEWS}boxes", f"{VIEWS}lambdas"
+SEEDS, CUTOUTS = f"{VIEWS}seeds", f"{VIEWS}cutouts"  # what only the author's own code can replay
 
 SLACK = 2.0**-8  # what the end of a crop in fp16 may be off by
 
@@ -49,8 +51,7 @@ class StoredViews:
 
         sizes [images, 2] are needed where the layout names no height and width.
         """
-        ids = np.asarray(images, np.int64)
-        epochs = np.broadcast_to(np.asarray(epoch, np.int64), ids.shape)
+        epochs, ids = epochs_and_images(epoch, images, self.epochs, self.images)
         places, crops, flips, partners = self._records(epochs, ids, sizes)
         none = np.zeros(len(ids), np.uint8)
         drawn: tuple[Any, ...] = none, np.full(len(ids), -1), np.ones(len(ids)), np.zeros((len(ids), 4), np.int32)
@@ -64,21 +65,27 @@ class StoredViews:
         made: list[Any] = [crops, flips, *drawn, partner_crops, partner_flips, self.size]
         return Parameters(epochs, ids, *made)
 
+    @property
+    def epochs(self) -> int:
+        """Whole epochs that are stored."""
+        return len(self._columns(ROWS)) // self.images
+
     def of_size(self, height: int, width: int) -> StoredViews:
         """The same views of images that are all of this size."""
         return StoredViews(dataclasses.replace(self.layout, height=height, width=width), self._columns)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Images [images] in the order in which an epoch was labelled; as they are numbered if none is known."""
+        first = check_whole("epoch", epoch, 0, self.epochs - 1) * self.images
         if not self.layout.ordered:
             return np.arange(self.images)
-        rows = np.arange(epoch * self.images, (epoch + 1) * self.images)
+        rows = np.arange(first, first + self.images)
         return np.argsort(self._fields(rows)[0], kind="stable")
 
     def fractions(self, epoch: ArrayLike, images: ArrayLike) -> NDArray[np.float64]:
         """Crops [B, 4] as parts of the image, exactly as they were stored."""
-        ids = np.asarray(images, np.int64)
-        fields = self._fields(np.asarray(epoch, np.int64) * self.images + ids)
+        epochs, ids = epochs_and_images(epoch, images, self.epochs, self.images)
+        fields = self._fields(epochs * self.images + ids)
         if self.layout.crops not in FLOAT_BITS:
             raise ValueError(f"the crops of this set are stored as {self.layout.crops}, not as fractions")
         kind, whole, _ = FLOAT_BITS[self.layout.crops]

@@ -54,9 +54,8 @@ class TokenInformation(Information):
         numbers = sequences.text(tokens)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < 2**31:
             raise ValueError(f"tokens must be 0 to {2**31 - 1}, got {numbers.min()} to {numbers.max()}")
-        check_whole("before", before, 1, 64)
-        check_whole("after", after, 0, 64)
-        self.tokens, self.sequences, self.before, self.after, self._store = numbers, sequences, before, after, store
+        self.before, self.after = check_whole("before", before, 1, 64), check_whole("after", after, 0, 64)
+        self.tokens, self.sequences, self._store = numbers, sequences, store
 
     @property
     def features(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlabel.arguments import check_whole, check_word
+from vqlabel.arguments import check_word, keep_whole
 from vqlabel.fields import bits_for, pack, record_bytes
 from vqlabel.replay import MAX_SIDE, MAX_VIEW
 
@@ -38,11 +38,11 @@ class ViewLayout:
     ordered: bool = True
 
     def __post_init__(self) -> None:
-        check_whole("images", self.images, 1, 2**32)
-        check_whole("height", self.height, 0, MAX_SIDE)
-        check_whole("width", self.width, 0, MAX_SIDE)
-        check_whole("size", self.size, 1, MAX_VIEW)
-        check_whole("batch", self.batch, 1, 2**32)
+        keep_whole(self, "images", 1, 2**32)
+        keep_whole(self, "height", 0, MAX_SIDE)
+        keep_whole(self, "width", 0, MAX_SIDE)
+        keep_whole(self, "size", 1, MAX_VIEW)
+        keep_whole(self, "batch", 1, 2**32)
         check_word("crops", self.crops, CROPS)
         check_word("mix", self.mix, MIXES)
         for name in ("flips", "ordered"):

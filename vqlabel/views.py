@@ -13,6 +13,8 @@ from vqlabel.replay import CUTMIX, Parameters, ReplayRecipe
 if TYPE_CHECKING:
     import torch
 
+    from vqlabel.images import Source as AnySource
+
 Source: TypeAlias = "torch.Tensor | Callable[[NDArray[np.int64]], torch.Tensor]"
 
 REFERENCE_VIEWS = 8
@@ -86,18 +88,15 @@ def _positions(
     return ((start[:, None] + inside) * (2 / max(extent - 1, 1)) - 1).astype(np.float32)
 
 
-def fingerprint(images: Source, recipe: ReplayRecipe) -> list[str]:
+def fingerprint(images: AnySource, recipe: ReplayRecipe) -> list[str]:
     """Thumbnails of a few views spread over the set, for the metadata of a label file."""
     return [bytes(thumbnail).hex() for thumbnail in _thumbnails(images, recipe)]
 
 
-def check_fingerprint(images: Source, recipe: ReplayRecipe, stored: Sequence[str]) -> None:
+def check_fingerprint(images: AnySource, recipe: ReplayRecipe, stored: Sequence[str]) -> None:
     """Raise ValueError if the views of these images are not those that the labels were made for."""
     if not isinstance(stored, (list, tuple)) or len(stored) != REFERENCE_VIEWS:
         raise ValueError(f"the stored reference views are {stored!r:.80}, not a list of {REFERENCE_VIEWS}")
-    shape = () if callable(images) else tuple(images.shape)
-    if shape and (len(shape) != 4 or shape[0] != recipe.images):
-        raise ValueError(f"images must have shape [{recipe.images}, c, H, W], got {list(shape)}")
     for index, (thumbnail, text) in enumerate(zip(_thumbnails(images, recipe), stored, strict=True)):
         expected = np.frombuffer(bytes.fromhex(text if isinstance(text, str) else ""), np.uint8)
         if expected.shape != thumbnail.shape or np.abs(thumbnail.astype(int) - expected).max() > TOLERANCE:
@@ -107,14 +106,19 @@ def check_fingerprint(images: Source, recipe: ReplayRecipe, stored: Sequence[str
             )
 
 
-def _thumbnails(images: Source, recipe: ReplayRecipe) -> NDArray[np.uint8]:
+def _thumbnails(images: AnySource, recipe: ReplayRecipe) -> NDArray[np.uint8]:
     import torch
 
+    from vqlabel.images import Images
+
+    source = Images(images)
+    if source.count not in (None, recipe.images):
+        raise ValueError(f"the recipe is of {recipe.images} images, but there are {source.count}")
     # in batch mode mixing belongs to a batch; the crops and the pixels say enough
     plain, side = recipe.unmixed(), min(THUMBNAIL_SIDE, recipe.size)
     small = []
     for index in range(REFERENCE_VIEWS):  # one at a time: a view may be large
-        view = apply(images, plain.parameters(index, [index * recipe.images // REFERENCE_VIEWS]))
+        view = apply(source, plain.parameters(index, [index * recipe.images // REFERENCE_VIEWS]))
         small.append(torch.nn.functional.adaptive_avg_pool2d(view.mean(1), side).flatten())
     rounded: NDArray[np.uint8] = (torch.stack(small).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return rounded

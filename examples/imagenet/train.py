@@ -22,8 +22,10 @@ from examples.imagenet.folder import Folder
 from examples.imagenet.models import NAMES, Normalised, add_normalisation, count_right
 from examples.imagenet.training import Training
 from vqlabel import FormatError, LabelDecoder
+from vqlabel.arguments import check_whole
 from vqlabel.commands import ranks
 from vqlabel.data import DistilledDataset, ReplaySampler, collate
+from vqlabel.outputs import check_folder
 from vqlabel.ranks import Ranks
 from vqlabel.schedules import ConstantTemperature, CosineTemperature, StepTemperature, TemperatureSchedule
 from vqlabel.terminal import say
@@ -43,17 +45,15 @@ def train(options: argparse.Namespace) -> None:
     """Train from the last checkpoint on, or from the start."""
     here, device = Ranks.here(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     decoder = LabelDecoder(options.labels)
-    options.epochs = options.epochs or decoder.epochs
-    if options.epochs > decoder.epochs and not options.reuse:
-        raise ValueError(
-            f"{options.labels} holds {decoder.epochs} epochs, not {options.epochs}: --reuse reads them again"
-        )
+    _check(options, decoder)
     training = Training(options, decoder, device)
     loader = _loader(options, decoder, training.sampler)
     val = _val_folder(options, decoder)
     first = training.load(options.checkpoint)
     student = DistributedDataParallel(training.student) if here.world > 1 else training.student
     schedule = _schedule(options)
+    if first == options.epochs and here.rank == 0:
+        print(f"{options.checkpoint} has learned for {first} epochs: nothing is left to do")
     for epoch in range(first, options.epochs):
         began = time.perf_counter()
         training.sampler.set_epoch(epoch)
@@ -69,6 +69,17 @@ def train(options: argparse.Namespace) -> None:
             words += f", top-1 {_top1(training.student, val):.2%}"
         if here.rank == 0:
             print(words, flush=True)
+
+
+def _check(options: argparse.Namespace, decoder: LabelDecoder) -> None:
+    """Say what an epoch would be lost for."""
+    options.epochs = check_whole("--epochs", decoder.epochs if options.epochs is None else options.epochs, 1, 2**31)
+    check_whole("--val-every", options.val_every, 1, 2**31)
+    check_folder(options.checkpoint)
+    if options.epochs > decoder.epochs and not options.reuse:
+        raise ValueError(
+            f"{options.labels} holds {decoder.epochs} epochs, not {options.epochs}: --reuse reads them again"
+        )
 
 
 def _loader(options: argparse.Namespace, decoder: LabelDecoder, sampler: ReplaySampler) -> DataLoader[Any]:

@@ -38,7 +38,8 @@ class Training:
         torch.manual_seed(options.seed)
         net = network(options.student, decoder.classes)
         self.device = device
-        self.student = Normalised(net, *_normalisation(options, decoder)).to(device)
+        mean, std = _normalisation(options, decoder)
+        self.student = Normalised(net, mean, std).to(device)
         self.sampler = ReplaySampler(decoder, seed=options.seed, reuse=Reuse() if options.reuse else None)
         self.adam = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr)
         self.cosine = torch.optim.lr_scheduler.LambdaLR(
@@ -47,6 +48,7 @@ class Training:
         self.scaler = torch.amp.GradScaler("cuda", enabled=device.type == "cuda")
         self.align = GridAlignment() if options.align == "grid" else None
         self.settings = {name: getattr(options, name) for name in SETTINGS} | {"processes": Ranks.here().world}
+        self.settings |= {"labels": decoder.file.fingerprint, "mean": list(mean), "std": list(std)}
 
     def parts(self) -> dict[str, Any]:
         """What has a state, by name."""
@@ -64,8 +66,8 @@ class Training:
         """The epoch to go on with: 0 if nothing was kept."""
         if not os.path.exists(path):
             return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        then = state.get("settings", {})
+        state = _read(path)
+        then = state["settings"]
         for name, value in self.settings.items():
             if then.get(name) != value:
                 raise ValueError(
@@ -76,6 +78,19 @@ class Training:
             part.load_state_dict(state[name])
         self.sampler.load_state_dict(state["sampler"])
         return self.sampler.epoch + 1
+
+
+def _read(path: str) -> dict[str, Any]:
+    """What `save` wrote."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # whatever torch makes of bytes that it did not write
+        state = None
+    if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+        raise ValueError(f"{path} is no checkpoint of a training: delete it, or name another --checkpoint")
+    return state
 
 
 def _normalisation(options: argparse.Namespace, decoder: LabelDecoder) -> tuple[Sequence[float], Sequence[float]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
-from vqlabel.arguments import check_whole, check_word
+from vqlabel.arguments import check_whole, check_word, keep_whole
 from vqlabel.known import IMAGE_TIERS
 
 BLOCK = 4096  # of most file systems
@@ -28,11 +28,11 @@ class DataSet:
     epochs: int = 300
 
     def __post_init__(self) -> None:
-        check_whole("classes", self.classes, 2, 2**24)
-        check_whole("image bytes", self.image_bytes, 0, MOST)
+        keep_whole(self, "classes", 2, 2**24)
+        keep_whole(self, "image_bytes", 0, MOST)
         check_word("view", self.view, VIEWS)
-        check_whole("batch", self.batch, 1, MOST)
-        check_whole("epochs", self.epochs, 1, MOST)
+        keep_whole(self, "batch", 1, MOST)
+        keep_whole(self, "epochs", 1, MOST)
 
 
 # 16,000 bytes are what LPQLD's 2.98 GiB at IPC 200 come to, of JPEGs of 224 pixels; 2,000 those of 64 pixels, a guess.
@@ -73,11 +73,11 @@ class Ask:
             raise ValueError(f"say one of ipc and images, got ipc {self.ipc!r} and images {self.images!r}")
         for name in ("ipc", "images", "epochs", "batch"):
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 1, MOST)
+                keep_whole(self, name, 1, MOST)
         check_whole("images", self.count, 1, MOST)
         if self.k is not None:
-            check_whole("k", self.k, 1, self.dataset.classes)
-        check_whole("block", self.block, 1, MOST)
+            keep_whole(self, "k", 1, self.dataset.classes)
+        keep_whole(self, "block", 1, MOST)
         check_word("prior", self.prior, IMAGE_TIERS)
         check_word("dtype", self.dtype, DTYPES)
         if self.keep is not None:

@@ -32,8 +32,8 @@ class Hybrid(Codec):
 
     def __init__(self, vq: VQ, top: int) -> None:
         super().__init__(vq.classes)
-        check_whole("top", top, 1, min(MOST_CORRECTED, vq.classes))
-        self.vq, self.top, self.tier = vq, top, vq.tier
+        self.vq, self.tier = vq, vq.tier
+        self.top = check_whole("top", top, 1, min(MOST_CORRECTED, vq.classes))
 
     @property
     def shape(self) -> PriorShape | None:

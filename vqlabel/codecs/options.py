@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vqlabel.arguments import check_whole, check_word
+from vqlabel.arguments import check_word, keep_whole
 from vqlabel.known import TIERS
 
 FORMS = ("auto", "product", "residual", "vqae")
@@ -51,15 +51,15 @@ class FitOptions:
             raise ValueError(f"bytes_per_label must be 0 to 256, got {self.bytes_per_label}")
         if self.max_kl is not None and not self.max_kl > 0:
             raise ValueError(f"max_kl must be above 0, got {self.max_kl}")
-        check_whole("nbits", self.nbits, 1, 16)
-        check_whole("width", self.width, 1, 4096)
+        keep_whole(self, "nbits", 1, 16)
+        keep_whole(self, "width", 1, 4096)
         if self.hidden is not None:
-            check_whole("hidden", self.hidden, 0, 4096)
+            keep_whole(self, "hidden", 0, 4096)
         if self.codebooks is not None:
-            check_whole("codebooks", self.codebooks, 0, 4096)
-        check_whole("beam", self.beam, 1, 64)
-        check_whole("top", self.top, 0, MOST_CORRECTED)
-        check_whole("seed", self.seed, 0, 2**63 - 1)
+            keep_whole(self, "codebooks", 0, 4096)
+        keep_whole(self, "beam", 1, 64)
+        keep_whole(self, "top", 0, MOST_CORRECTED)
+        keep_whole(self, "seed", 0, 2**63 - 1)
         if self.form == "vqae" and self.hidden == 0:
             raise ValueError("form 'vqae' decodes with its hidden layer alone, so hidden must be above 0")
         if not self.temperatures or not all(0 < t <= 1000 for t in self.temperatures):

@@ -155,7 +155,7 @@ class TopK(Codec):
         ids = torch.from_numpy(_native.unpack(packed, self.id_bits, self.k).astype(np.int64))
         self._check_ids(ids)
         values = self._decoded(rows[:, self._tail_bytes : self._ids_at])
-        level = torch.full((len(rows), 1), DROPPED)
+        level = torch.full((len(rows), 1), DROPPED, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
         if self.values == "P16":
             level = self._untold(values) if self.tail == "uniform" else level
             values = values.log().clamp(min=DROPPED)
