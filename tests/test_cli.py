@@ -82,6 +82,43 @@ def test_wrong_files_are_one_line_and_status_1(run: Run, tmp_path: Path, command
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "words"),
+    [
+        ("im.npz", {"images": np.zeros((2, 3, 4, 4), np.uint8)}, "the magic string is not correct"),
+        ("im.npy", np.array(["a", "b"]), "got <U1 [2]"),
+        ("im.npy", np.zeros((2, 3, 4, 4), np.int64), "got int64 [2, 3, 4, 4]"),
+        ("im.npy", b"", "EOF"),
+    ],
+)
+def test_images_that_are_none_are_one_line(run: Run, tmp_path: Path, name: str, images: Any, words: str) -> None:
+    if isinstance(images, bytes):
+        (tmp_path / name).write_bytes(images)
+    elif isinstance(images, dict):
+        np.savez(tmp_path / name, **images)
+    else:
+        np.save(tmp_path / name, images)
+    status, out, err = run("verify", GOOD, "--images", tmp_path / name)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"{name}: --images is a .npy file of pixels [N, c, H, W], uint8 or floats" in err
+    assert words in err
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "--json", GOOD), ("verify", GOOD), ("--help",)])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_it_ends_quietly_when_nobody_reads_on(arguments: tuple[str, ...], buffered: bool) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        command = [sys.executable, *(() if buffered else ("-u",)), "-m", "vqlabel", *arguments]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+        done: Any = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert done.stderr == ""
+    assert (
+        done.returncode in (0, 141) if arguments == ("--help",) else done.returncode == 141
+    )  # argparse passes over it
+
+
 def test_words_of_a_file_do_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "file"
     evil = "\x1b[2J[bold]x[/]\n\u202e"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -140,79 +139,54 @@ def test_options_that_would_be_ignored_are_refused(run: Run, teacher: Path, tmp_
     for given, words in (
         (("--codec", "x", "--max-kl", 1), "--max-kl says how to fit a codec, but with --codec none is fitted"),
         (("--format", "raw", "--seed", 1), "--seed says how to fit a codec, but with --format raw none is fitted"),
+        (("--format", "raw", "--k", 3), "--k is how many logits topk keeps, but the codec is raw"),
+        (("--k", 3, "--bytes", 1), "--k is how many logits topk keeps, but the codec is vq"),
+        (("--codec", "x", "--k", 3), "--k is how many logits topk keeps, but the codec is x"),
+        (("--codec", "x", "--format", "vq"), "--format vq says how to store a label, and --codec that x does: say one"),
     ):
         status, _, err = run("encode", teacher, *out, *given)
         assert (status, words in err) == (1, True), err
     assert run("encode", teacher, *out, "--bytes", 4, "--max-kl", 1)[0] == 2
 
 
-def test_compare_puts_files_side_by_side(run: Run, teacher: Path, tmp_path: Path) -> None:
-    for name in ("raw", "int8", "topk"):
-        run("encode", teacher, "-o", tmp_path / name, "--format", name, "--k", 3)
-    files = [tmp_path / name for name in ("raw", "int8", "topk")]
-    status, out, err = run("compare", *files, "--teacher", teacher, "--rows", 500, "--json")
-    assert (status, err) == (0, "")
-    found = json.loads(out)
-    assert found["rows"] == 500
-    assert [entry["file"] for entry in found["files"]] == ["topk", "int8", "raw"]  # the smallest first
-    for entry in found["files"]:
-        assert entry["all_in"] == os.path.getsize(tmp_path / entry["file"]) / ROWS
-        assert entry["ratio"] == 20 / entry["all_in"]
-    topk, int8, raw = found["files"]
-    assert topk["kl"] == {"1": None, "4": None, "20": None}  # classes without any probability
-    assert list(raw["kl"]) == ["1", "4", "20"]
-    assert all(0 <= raw["kl"][t] < 1e-5 for t in raw["kl"])
-    assert raw["kl"]["4"] < int8["kl"]["4"] < 1e-2
-    assert raw["top1"] > 0.99
-    status, out, _ = run("compare", *files, "--teacher", teacher, "--rows", 500)
-    assert status == 0
-    for words in (
-        "on 500 of 9,000 rows",
-        "the 3 largest logits",
-        "every logit as float16",
-        "KL, T=20",
-        "100.00%",
-        "infinite",
-    ):
-        assert words in out
+@pytest.mark.parametrize("command", ["decode", "compare", "encode"])
+def test_one_flipped_bit_of_a_row_is_found(run: Run, teacher: Path, tmp_path: Path, command: str) -> None:
+    labels = tmp_path / "labels.safetensors"
+    run("encode", teacher, "-o", labels, "--format", "raw")
+    data = bytearray(labels.read_bytes())
+    data[-1] ^= 1
+    labels.write_bytes(data)
+    more = {"decode": ("-o", tmp_path / "out.npy"), "compare": ("--teacher", teacher)}
+    status, out, err = run(command, labels, *more.get(command, ("-o", tmp_path / "out", "--format", "int8")))
+    assert (status, out) == (1, "")
+    assert "do not match their checksum; fetch the file again" in err
+    assert not (tmp_path / "out.npy").exists()
 
 
-def test_compare_tells_an_infinite_kl(run: Run, teacher: Path, tmp_path: Path) -> None:
-    rows = np.load(teacher).astype("<f2")
-    rows[5, 2] = -np.inf  # another program may write what ours refuse to
-    sizes, metadata = {"rows": ROWS, "row_bytes": 20}, {"codec": {"id": "raw", "dtype": "F16"}, "classes": 10}
-    with LabelFile.create(tmp_path / "labels", **sizes, metadata=metadata) as writer:
-        writer.write(0, rows.view(np.uint8))
-    _, out, _ = run("compare", tmp_path / "labels", "--teacher", teacher, "--json")
-    assert json.loads(out)["files"][0]["kl"] == {"1": None, "4": None, "20": None}
+def test_a_folder_that_cannot_take_the_output_is_noticed_before_the_work(
+    run: Run, fitting: Fitting, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("encode", teacher, "-o", tmp_path / "labels", "--format", "raw")
+    monkeypatch.setattr(fitting, "fit", lambda *arguments: pytest.fail("fitted for nothing"))
+    orders = (("fit", teacher), ("encode", teacher), ("decode", tmp_path / "labels"))
+    for order in orders:
+        status, _, err = run(*order, "-o", tmp_path / "nowhere" / "out")
+        assert (status, err) == (1, f"error: {tmp_path}/nowhere is not there: make the folder that out is to lie in\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for order in orders:
+        status, _, err = run(*order, "-o", tmp_path / "out")
+        assert (status, f"{tmp_path} may not be written to, so out cannot lie there" in err) == (1, True), err
+    assert sorted(os.listdir(tmp_path)) == ["labels", "logits.npy"]
 
 
-def test_compare_draws(run: Run, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("raw", "topk"):
-        run("encode", teacher, "-o", tmp_path / name, "--format", name, "--k", 3)
-    order = (
-        "compare",
-        tmp_path / "raw",
-        tmp_path / "topk",
-        "--teacher",
-        teacher,
-        "--rows",
-        50,
-        "--plot",
-        tmp_path / "out.png",
-    )
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert run(*order)[2] == "error: --plot needs matplotlib: pip install 'vqlabel[plots]'\n"
-    monkeypatch.undo()
-    assert run(*order)[0] == 0
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_compare_refuses_what_cannot_be_compared(run: Run, teacher: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "other.npy", logits(100))
-    run("encode", tmp_path / "other.npy", "-o", tmp_path / "other", "--format", "raw")
-    status, _, err = run("compare", tmp_path / "other", "--teacher", teacher)
-    assert (status, "has 100 rows, but the teacher's logits have 9000" in err) == (1, True)
+def test_labels_are_encoded_and_compared_from_a_url(
+    run: Run, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQLABEL_CACHE", str(tmp_path / "cache"))
+    run("encode", teacher, "-o", tmp_path / "raw.safetensors", "--format", "raw")
+    url = f"file://{tmp_path}/raw.safetensors"
+    assert run("encode", url, "-o", tmp_path / "int8", "--format", "int8")[0] == 0
+    assert run("compare", url, tmp_path / "int8", "--teacher", url)[0] == 0
 
 
 def test_torchrun_makes_the_same_file_and_speaks_once(run: Run, teacher: Path, tmp_path: Path) -> None:

@@ -184,6 +184,13 @@ def test_a_set_is_known_by_its_files(tmp_path: Path) -> None:
         open_foreign(str(tmp_path / "sre2l"), Options(str(tmp_path)), "rded")
 
 
+@pytest.mark.parametrize("name", ["epoch_0", "elsewhere"])
+def test_a_set_without_batches_is_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / "set" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"set holds no epoch_0/batch_0.tar, nor any other batch of an epoch: copy"):
+        open_foreign(str(tmp_path / "set"), Options(str(tmp_path)), "sre2l")
+
+
 def test_only_as_much_as_a_window_is_held_and_rows_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

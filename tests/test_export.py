@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from vqlabel import LabelDecoder, LabelEncoder, export
+from vqlabel import Corrupt, LabelDecoder, LabelEncoder, export
 from vqlabel.cli import main
 from vqlabel.codecs.raw import Raw
 from vqlabel.codecs.topk import TopK
@@ -243,3 +244,31 @@ def test_a_folder_that_exists_is_left_alone(make: Callable[..., Path], tmp_path:
     (tmp_path / "set").mkdir()
     with pytest.raises(FileExistsError, match="set exists; delete it or choose another name"):
         export.to_distillkit(make(Raw(C)), tmp_path / "set")
+
+
+def test_an_export_that_fails_leaves_nothing_behind(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(Raw(C))
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(Corrupt, match="do not match their checksum"):
+        export.to_distillkit(path, tmp_path / "set")
+    path.write_bytes(sound)
+    for package in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=r"need pyarrow: pip install 'vqlabel\[convert\]'"):
+        export.to_distillkit(path, tmp_path / "set")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == [path]
+    export.to_distillkit(path, tmp_path / "set")
+
+
+def test_what_an_export_left_that_was_killed_is_named_and_kept(make: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "set.partial").mkdir()
+    path = make(Raw(C))
+    with pytest.raises(FileExistsError, match=r"set.partial is there: another process is writing it, or was stopped; "):
+        export.to_distillkit(path, tmp_path / "set")
+    assert (tmp_path / "set.partial").is_dir()
+    with pytest.raises(FileNotFoundError, match="nowhere is not there: make the folder that set is to lie in"):
+        export.to_distillkit(path, tmp_path / "nowhere" / "set")

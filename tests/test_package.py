@@ -108,6 +108,20 @@ def test_import_is_cheap(tmp_path: Path) -> None:
     assert not {"torch", "triton", "rich", "matplotlib", "argparse", "safetensors", "multiprocessing"} & set(loaded)
 
 
+NEW_IN_NUMPY_2 = (
+    "acos acosh asin asinh astype atan atan2 atanh bitwise_count bitwise_invert bitwise_left_shift bitwise_right_shift "
+    "bool concat cumulative_prod cumulative_sum isdtype long matrix_norm matrix_transpose matvec permute_dims pow "
+    "strings trapezoid ulong unique_all unique_counts unique_inverse unique_values unstack vecdot vecmat vector_norm"
+)
+
+
+def test_numpy_1_26_has_every_name_that_is_used() -> None:
+    new = re.compile(rf"\bnp\.(?:{NEW_IN_NUMPY_2.replace(' ', '|')})\b|copy=None")
+    folders = [ROOT / "vqlabel", *(ROOT / "vqlabel" / name for name in ("budget", "codecs", "convert"))]
+    found = {path.name: new.findall(path.read_text()) for folder in folders for path in folder.glob("*.py")}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
 def test_versions_agree() -> None:
     assert importlib.metadata.version("vqlabel") == vqlabel.__version__
     changelog = (ROOT / "CHANGELOG.md").read_text()
@@ -128,10 +142,12 @@ LAYERS = [
     (
         "arguments",
         "blocks",
+        "eager",
         "fields",
         "known",
         "tables",
         "ranks",
+        "images",
         "logits",
         "progress",
         "reference_top",
@@ -162,7 +178,7 @@ LAYERS = [
     ("metadata",),
     ("format",),
     ("storage",),
-    ("rows", "stored_rows", "verify"),
+    ("outputs", "rows", "stored_rows", "verify"),
     ("dumps",),
     ("remote",),
     ("file",),
@@ -173,7 +189,7 @@ LAYERS = [
     ("budget",),
     ("budget.published", "budget.report"),
     ("inspection", "sampling", "scene", "streams"),
-    ("images", "law", "native_decode", "text", "wanted"),
+    ("law", "native_decode", "text", "wanted"),
     ("plain_loss",),
     ("linear_loss",),
     ("alignment", "keys", "originals", "paths", "sampler"),

@@ -62,6 +62,15 @@ def test_a_share_is_drawn_alike_everywhere_and_about_as_large() -> None:
     assert Sequences([100_000], keep={"share": 1.0, "seed": 7}).rows_total == 100_000
 
 
+def test_a_mask_is_counted_by_an_old_numpy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(np, "bitwise_count", raising=False)  # which NumPy has from 2.0 on
+    for total in (0, 1, 511, 512, 513, 5000):
+        mask = np.random.default_rng(total).random(total) < 0.7
+        sequences = Sequences([total], keep=mask)
+        assert sequences.rows_total == mask.sum()
+        assert sequences.places(np.arange(mask.sum()))[1].tolist() == np.flatnonzero(mask).tolist()
+
+
 def test_a_set_of_nothing_has_no_rows() -> None:
     for lengths in ([], [0], [0, 0]):
         for keep in (None, {"every": 2}, {"share": 0.5, "seed": 0}, np.zeros(0, bool)):

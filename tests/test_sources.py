@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vqlabel import LabelFile
+from vqlabel import Corrupt, LabelEncoder, LabelFile, NotALabelFile
 from vqlabel.codecs.raw import Raw
 from vqlabel.logits import check_finite, check_not_probabilities
 from vqlabel.sources import Source, open_source
@@ -81,6 +81,37 @@ def test_a_label_file_is_a_source(tmp_path: Path) -> None:
     centred = LOGITS - LOGITS.mean(1, keepdims=True)
     np.testing.assert_allclose(source.read(range(N)).numpy(), centred, atol=2e-3)
     np.testing.assert_allclose(source.take(np.array([5, 17])).numpy(), centred[[5, 17]], atol=2e-3)
+
+
+def test_a_label_file_is_a_source_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQLABEL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "labels.safetensors"
+    LabelEncoder(Raw(C)).encode(LOGITS, path, progress=False)
+    there = open_source(f"file://{path}", rows=N, classes=C)
+    assert torch.equal(there.read(range(N)), open_source(path).read(range(N)))
+    with pytest.raises(NotALabelFile, match=r"file://.*logits.safetensors: a safetensors file, but"):
+        open_source(f"file://{as_safetensors(tmp_path)}")
+
+
+def test_label_files_of_a_folder_are_copied_and_checked_if_all_of_them_are_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        LabelEncoder(Raw(C)).encode(LOGITS, tmp_path / f"{name}.safetensors", progress=False)
+    data = bytearray((tmp_path / "b.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "b.safetensors").write_bytes(data)
+    with pytest.raises(Corrupt, match=r"b.safetensors: .* do not match their checksum"):
+        open_source(tmp_path).read(range(2 * N))
+    monkeypatch.setattr("vqlabel.source_files.COPY_BYTES", len(data))
+    assert len(open_source(tmp_path).read(range(2 * N))) == 2 * N  # mapped, as one large file is
+
+
+def test_a_header_of_many_brackets_is_found_out(tmp_path: Path) -> None:
+    header = b'{"a":' + b"[" * 100_000
+    (tmp_path / "deep.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"deep.safetensors: the header of the safetensors file is too deeply nested"):
+        open_source(tmp_path / "deep.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from vqlabel._version import __version__
 from vqlabel.errors import FormatError
-from vqlabel.terminal import one_line, say
+from vqlabel.terminal import one_line, piped, say
 
 LOGITS = (
     ".npy or .safetensors of logits [rows, classes], .npz or .safetensors of ids and log_probs [rows, k], a label "
@@ -19,9 +19,10 @@ LOGITS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 if all is well, 1 if the file is not, 2 if the command makes no sense."""
-    options = _parser().parse_args(arguments)
     try:
-        sys.exit(options.run(options))
+        with piped():
+            options = _parser().parse_args(arguments)
+            sys.exit(options.run(options))
     except (FormatError, OSError, ValueError, IndexError, EOFError) as error:
         say(f"error: {one_line(error)}")
         sys.exit(1)
@@ -57,7 +58,7 @@ def _add_makers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     encode.add_argument("logits", help=LOGITS)
     encode.add_argument("-o", "--out", required=True, metavar="LABELS", help="the label file")
     encode.add_argument("--codec", help="what `vqlabel fit` made; without it a codec is fitted first")
-    encode.add_argument("--format", choices=("vq", "raw", "int8", "topk"), default="vq", help="how to store a label")
+    encode.add_argument("--format", choices=("vq", "raw", "int8", "topk"), help="how to store a label (vq)")
     encode.add_argument("--k", type=int, help="logits that topk keeps (10; of ids and log_probs, all)")
     encode.add_argument("--teacher", metavar="NAME", help="which model made the logits, for the metadata")
     _add_fit_options(encode, like=True)
@@ -105,9 +106,7 @@ def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     priors = ("none", "classes", "replay", "tokens")
     group.add_argument("--prior", choices=priors, help="what the reader knows beforehand")
     if like:
-        command.add_argument(
-            "--classes", type=int, metavar="C", help="how many there are, where only k of them are told"
-        )
+        _add_classes(command)
         group.add_argument("--like", metavar="FILE", help="label file whose recipe, classes or text hold here too")
         _add_text(command)
         keep = command.add_argument("--keep-text", action=argparse.BooleanOptionalAction, default=True)
@@ -120,6 +119,11 @@ def _add_fit_options(command: argparse.ArgumentParser, *, like: bool) -> None:
     group.add_argument("--seed", type=int, help="of everything random (0)")
     group.add_argument("--rows", type=int, help="rows to fit on (100000)")
     group.add_argument("--memory", type=float, metavar="GIB", help="that they may take: of many classes few do (1)")
+
+
+def _add_classes(command: argparse.ArgumentParser) -> None:
+    what = "how many there are, where only k of them are told"
+    command.add_argument("--classes", type=int, metavar="C", help=what)
 
 
 def _add_text(command: argparse.ArgumentParser) -> None:
@@ -146,6 +150,7 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare = commands.add_parser("compare", help="put label files of one teacher side by side")
     compare.add_argument("files", nargs="+", metavar="FILE")
     compare.add_argument("--teacher", required=True, metavar="LOGITS", help=LOGITS)
+    _add_classes(compare)
     compare.add_argument("--rows", type=int, default=20_000, help="rows to compare on, drawn at random (20000)")
     compare.add_argument("--json", action="store_true", help="for programs")
     compare.add_argument("--plot", metavar="PNG", help="draw bytes against KL")

@@ -7,6 +7,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ from vqlabel import told
 from vqlabel.codecs.base import Codec
 from vqlabel.encoder import LabelEncoder
 from vqlabel.file import LabelFile
-from vqlabel.fit_once import fitted_once, forget
+from vqlabel.fit_once import fitted_once, forget, mark
 from vqlabel.inspection import label_facts
 from vqlabel.known import Information
+from vqlabel.outputs import check_free, made_whole
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
 from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source, SparseSource
-from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
 
 FIT_OPTIONS = (
@@ -51,8 +52,8 @@ def ranks() -> Iterator[Ranks]:
 def fit(options: argparse.Namespace) -> int:
     """Fit a codec and keep it."""
     with ranks() as here:
-        if here.rank == 0 and os.path.exists(options.out):
-            raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+        if here.rank == 0:
+            check_free(options.out)
         encoder = fitted(options, told.source(options, options.logits), told.side(options))
         if here.rank == 0:
             encoder.save(options.out)
@@ -64,11 +65,12 @@ def fit(options: argparse.Namespace) -> int:
 def encode(options: argparse.Namespace) -> int:
     """Encode all logits, fitting a codec first unless one is given."""
     with ranks() as here:
-        if here.rank == 0 and os.path.exists(options.out):
-            raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+        if here.rank == 0:
+            check_free(options.out)
         source = told.source(options, options.logits)
+        words: dict[str, Any] = {"metadata": told.metadata(options, source), "tensors": told.tensors(options, source)}
         encoder = _encoder(options, source)
-        encoder.encode(source, options.out, metadata=told.metadata(options, source))
+        encoder.encode(source, options.out, **words)
         if here.rank == 0:
             forget(options.out)
     report(options.out, here)
@@ -84,22 +86,34 @@ def report(path: str, here: Ranks) -> None:
             print(f"  {what}: {one_line(text)}")
 
 
-def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
+def _check_format(options: argparse.Namespace) -> str:
+    """What --format says, or means; ValueError for options that would be ignored."""
+    kind: str = options.format or "vq"
+    if options.codec and options.format:
+        raise ValueError(f"--format {kind} says how to store a label, and --codec that {options.codec} does: say one")
     asked = [name for name in FIT_OPTIONS if getattr(options, name) is not None and name != "like"]
-    if asked and (options.codec or options.format != "vq"):
-        given = "--codec" if options.codec else f"--format {options.format}"
+    if asked and (options.codec or kind != "vq"):
+        given = "--codec" if options.codec else f"--format {kind}"
         raise ValueError(f"--{asked[0].replace('_', '-')} says how to fit a codec, but with {given} none is fitted")
+    if options.k is not None and (options.codec or kind != "topk"):
+        raise ValueError(f"--k is how many logits topk keeps, but the codec is {options.codec or kind}")
+    return kind
+
+
+def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
+    kind = _check_format(options)
     if options.codec:
-        return LabelEncoder.load(options.codec, side=told.text_side(options, LabelFile(options.codec)))
-    if options.format == "vq":
+        return LabelEncoder.load(options.codec, side=told.codec_side(options, LabelFile(options.codec)))
+    if kind == "vq":
         asked_for = {name: getattr(options, name) for name in FIT_OPTIONS}
         side = told.side(options)
-        asked_for |= {"logits": options.logits, "text": told.facts(side), "shape": [source.rows, source.classes]}
+        asked_for |= {"logits": options.logits, "text": told.facts(side), "rows_are": mark(source)}
+        asked_for["shape"] = [source.rows, source.classes]
         return fitted_once(options.out, asked_for, lambda: fitted(options, source, side), side)
     from vqlabel.codecs.raw import Int8, Raw
 
     kinds = {"raw": Raw, "int8": Int8}
-    codec = _topk(source, options.k) if options.format == "topk" else kinds[options.format](source.classes)
+    codec = _topk(source, options.k) if kind == "topk" else kinds[kind](source.classes)
     return LabelEncoder(codec, told.side(options))
 
 
@@ -125,15 +139,15 @@ def fitted(options: argparse.Namespace, source: Source, side: Information | None
 
 def decode(options: argparse.Namespace) -> int:
     """Write the labels of some rows as .npy."""
-    if os.path.exists(options.out):
-        raise FileExistsError(f"{options.out} exists; delete it or choose another name")
-    source = LabelSource(LabelFile(options.file, load="map"), tokens=told.tokens(options))
+    check_free(options.out)
+    source = LabelSource(LabelFile(options.file), tokens=told.tokens(options))
     rows, temperature = _rows(options.rows, len(source)), options.temperature
     if temperature is not None and not temperature > 0:
         raise ValueError(f"--temperature must be above 0, got {temperature}")
     step = max(1, DECODED_AT_ONCE // source.classes)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), source.classes)}
-    with open(options.out + PARTIAL, "wb") as out, bar("decoding", len(rows), shown=True) as advance:
+    shown = bar("decoding", len(rows), shown=True)
+    with made_whole(options.out) as partial, open(partial, "wb") as out, shown as advance:
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(rows.start, rows.stop, step):
             part = source.read(range(start, min(start + step, rows.stop)))
@@ -142,7 +156,6 @@ def decode(options: argparse.Namespace) -> int:
             advance(len(part))
         out.flush()
         os.fsync(out.fileno())
-    os.replace(options.out + PARTIAL, options.out)
     return 0
 
 

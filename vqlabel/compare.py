@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vqlabel import told
+from vqlabel.codecs.topk import DROPPED
 from vqlabel.file import LabelFile
 from vqlabel.inspection import in_words
+from vqlabel.logits import check_finite
 from vqlabel.measure import TEMPERATURES, kl
+from vqlabel.outputs import check_folder
 from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source
 from vqlabel.terminal import safe
 from vqlabel.tokens import TEXT
 
 AT_ONCE = 2**22  # logits
+NAME = 40  # characters of a path that a picture has room for
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -28,10 +32,11 @@ def compare(options: argparse.Namespace) -> int:
         raise ValueError(f"--rows must be at least 1, got {options.rows}")
     if options.plot:
         _pyplot()  # better missing now than after the work
+        check_folder(options.plot)
     teacher = told.source(options, options.teacher)
     rows = np.random.default_rng(0).choice(len(teacher), min(options.rows, len(teacher)), replace=False)
     for path in options.files:
-        rows = rows[~LabelFile(path, load="map").missing(rows)]  # those that all of them have
+        rows = rows[~LabelFile(path).missing(rows)]  # those that all of them have
     text = told.tokens(options)
     found = [rate(path, teacher, np.sort(rows), text) for path in options.files]
     found.sort(key=lambda entry: entry["all_in"])
@@ -49,7 +54,7 @@ def rate(path: str, teacher: Source, rows: NDArray[np.int64], text: NDArray[Any]
 
     text is the tokens of all positions, for files that are of a text and do not hold it.
     """
-    file = LabelFile(path, load="map")
+    file = LabelFile(path)
     labels = LabelSource(file, tokens=text if TEXT in file.metadata else None)
     for what, here, there in (("rows", len(labels), len(teacher)), ("classes", labels.classes, teacher.classes)):
         if here != there:
@@ -59,14 +64,16 @@ def rate(path: str, teacher: Source, rows: NDArray[np.int64], text: NDArray[Any]
     sums, agree = np.zeros(len(TEMPERATURES)), 0
     step = max(1, AT_ONCE // labels.classes)
     for start in range(0, len(rows), step):
-        wanted, decoded = (source.take(rows[start : start + step]).double() for source in (teacher, labels))
-        sums += [float(kl(wanted, decoded, t).sum()) for t in TEMPERATURES]
+        part = rows[start : start + step]
+        wanted, decoded = (source.take(part).double() for source in (teacher, labels))
+        if labels.drops:  # a class with no probability at all is infinitely far from a teacher that gives it some
+            decoded = decoded.masked_fill(decoded <= DROPPED, -torch.inf)
+        sums += _divergences(path, wanted, decoded, part).sum(1).numpy()
         agree += int((wanted.argmax(1) == decoded.argmax(1)).sum())
-    # A class with no probability at all is infinitely far from a teacher that gives it some.
-    means = [None if labels.drops or total == np.inf else total / len(rows) for total in sums.tolist()]
+    means = [None if total == np.inf else total / len(rows) for total in sums.tolist()]
     all_in = file.header.file_bytes / len(file)
     return {
-        "file": os.path.basename(path),
+        "file": path,
         "codec": in_words(file.metadata["codec"]),
         "codes": file.row_bytes,
         "all_in": all_in,
@@ -74,6 +81,19 @@ def rate(path: str, teacher: Source, rows: NDArray[np.int64], text: NDArray[Any]
         "kl": {f"{t:g}": mean for t, mean in zip(TEMPERATURES, means, strict=True)},
         "top1": agree / len(rows),
     }
+
+
+def _divergences(path: str, wanted: torch.Tensor, decoded: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
+    """KL at each temperature, of each of these rows [T, B], from logits [B, C]; ValueError for a row that has none."""
+    try:
+        check_finite(wanted, rows)
+    except ValueError as error:
+        raise ValueError(f"the teacher's {error}") from None
+    found = torch.stack([kl(wanted, decoded, t) for t in TEMPERATURES])
+    broken = found.isnan().any(0).nonzero()[:, 0].tolist()
+    if broken:
+        raise ValueError(f"{path}: row {rows[broken[0]]} decodes to NaN or inf: make its label again")
+    return found
 
 
 def _print(found: list[dict[str, Any]], caption: str) -> None:
@@ -118,7 +138,8 @@ def _draw(found: list[dict[str, Any]], path: str) -> None:
     for entry in found:
         axes.axvline(entry["all_in"], color="0.9", zorder=0)
         place = (entry["all_in"], 1.01)
-        name = axes.annotate(entry["file"], place, xycoords=("data", "axes fraction"), rotation=30, va="bottom")
+        file = entry["file"] if len(entry["file"]) <= NAME else f"…{entry['file'][1 - NAME :]}"
+        name = axes.annotate(file, place, xycoords=("data", "axes fraction"), rotation=30, va="bottom")
         name.set_parse_math(False)  # a $ in a file's name is no formula
     axes.set(xscale="log", yscale="log", xlabel="bytes a label, all in", ylabel="mean KL to the teacher (nats)")
     axes.legend()

@@ -40,7 +40,7 @@ def create(
 ) -> LabelWriter:
     """Write header and tensors of a new file, claim the room for its rows, and return the writer of these."""
     path = os.path.abspath(os.fspath(path))
-    arrays = _checked_tensors(tensors)
+    arrays = checked_tensors(tensors)
     header = _new_header(rows, row_bytes, arrays, metadata)
     _check_positions(arrays, header)
     if path.endswith(PARTIAL):
@@ -143,7 +143,8 @@ def _whole(name: str, value: Any, most: int) -> int:
     return int(value)
 
 
-def _checked_tensors(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def checked_tensors(tensors: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Tensors as a file holds them, little-endian and in C order; ValueError for what no file holds."""
     arrays = {}
     for name, tensor in tensors.items():
         if not isinstance(name, str) or name in (CODES, CHUNK_CRCS, CRCS, "__metadata__"):

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from vqlabel.codecs import load_codec
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.options import FitOptions
+from vqlabel.creation import checked_tensors
 from vqlabel.encoding import Blocks, Plan, begin, write_rows
 from vqlabel.file import LabelFile, PathLike
 from vqlabel.known import Information
 from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 from vqlabel.sampling import draw
-from vqlabel.scene import joined
+from vqlabel.scene import check_stored, joined
 from vqlabel.side import Views
 from vqlabel.sources import open_source
 from vqlabel.text import information_of
@@ -108,7 +109,8 @@ class LabelEncoder:
             raise ValueError(f"the codec is for {self.codec.classes} classes, but the logits have {opened.classes}")
         blocks = Blocks(self.codec, opened, self.side)
         plan = self._plan(path, opened.rows, metadata or {})
-        plan.tensors.update(tensors or {})
+        plan.tensors.update(checked_tensors(tensors or {}))
+        check_stored(plan.tensors, plan.metadata)
         writer = begin(plan, ranks)
         try:
             write_rows(writer, blocks, ranks, progress=progress)
@@ -131,9 +133,12 @@ class LabelEncoder:
     def load(cls, path: PathLike, views: Views | None = None, *, side: Information | None = None) -> LabelEncoder:
         """Encoder that `save` kept. views makes the pixels for a prior that looks at them.
 
-        side replaces the side information of the file, of which it holds no stored views.
+        side replaces the side information of the file, which holds no stored views: of a codec that was fitted with
+        them, it is needed.
         """
         file = LabelFile(path)
+        if side is None and len(file) == 0:
+            check_stored(file.tensor_names, file.metadata)
         encoder = cls(load_codec(file), side or information_of(file, views), file.metadata.get("measured"))
         encoder.temperatures = tuple(file.metadata.get("temperatures", ()))
         return encoder

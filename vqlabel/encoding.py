@@ -28,6 +28,7 @@ from vqlabel.storage import PARTIAL, opened, region_checksum
 from vqlabel.writer import LabelWriter
 
 BLOCK_BYTES = 2**26  # of logits, or of what a prior looks at, in a block
+MOST_CHANGED = 0.02  # of the rows of a resumed file: another machine may round a sum otherwise, and so a code
 OTHERS_SAY = ("format", "format_version", "rows_per_chunk", "created_by", "measured")  # may differ in a resumed file
 
 
@@ -108,6 +109,7 @@ class Blocks:
         self._codec, self._source = codec, source
         self._side = side if codec.tier != "none" else None
         self.size = block_rows(codec, self._side)
+        self.any_order = source.any_order
         self._looked = False
 
     def rows(self, index: int) -> range:
@@ -147,17 +149,46 @@ def write_rows(writer: LabelWriter, blocks: Blocks, ranks: Ranks, *, progress: b
     """Encode what is missing; each rank whole chunks of its own."""
     missing = writer.missing()
     ranks.wait()  # all have seen the same list before anybody writes
-    own = _own_blocks(missing, blocks.size, writer.rows_per_chunk, ranks)
+    own = set(_own_blocks(missing, blocks.size, writer.rows_per_chunk, ranks))
+    kept = _kept(missing, writer.header.rows, blocks)
     what = "encoding" if ranks.world == 1 else f"encoding, rank 1 of {ranks.world}"
     with bar(what, sum(len(blocks.rows(index)) for index in own), shown=progress and ranks.rank == 0) as advance:
-        for index in own:
-            rows = blocks.rows(index)
-            packed = blocks.encoded(index)
-            for part in missing:
-                span = range(max(part.start, rows.start), min(part.stop, rows.stop))
-                if span:
-                    writer.write(span.start, packed[span.start - rows.start : span.stop - rows.start])
-            advance(len(rows))
+        for index in sorted({*own, *kept}, key=lambda index: (blocks.any_order and index not in kept, index)):
+            rows, packed = blocks.rows(index), blocks.encoded(index)
+            if index in kept:
+                part = kept[index]
+                _check_kept(writer, part, packed[part.start - rows.start : part.stop - rows.start])
+            if index in own:
+                _write_missing(writer, missing, rows, packed)
+                advance(len(rows))
+
+
+def _write_missing(writer: LabelWriter, missing: list[range], rows: range, packed: NDArray[np.uint8]) -> None:
+    for part in missing:
+        span = range(max(part.start, rows.start), min(part.stop, rows.stop))
+        if span:
+            writer.write(span.start, packed[span.start - rows.start : span.stop - rows.start])
+
+
+def _kept(missing: list[range], total: int, blocks: Blocks) -> dict[int, range]:
+    """First and last rows that an interrupted run has written, each within one block."""
+    edges = [0, *(row for part in missing for row in (part.start, part.stop)), total]
+    written = [range(*part) for part in zip(edges[::2], edges[1::2], strict=True) if part[0] < part[1]]
+    found = {}
+    for part, row in [(written[0], written[0].start), (written[-1], written[-1].stop - 1)] if written else []:
+        rows = blocks.rows(row // blocks.size)
+        found[row // blocks.size] = range(max(part.start, rows.start), min(part.stop, rows.stop))
+    return found
+
+
+def _check_kept(writer: LabelWriter, rows: range, packed: NDArray[np.uint8]) -> None:
+    """ValueError if an interrupted run has written these rows of other logits than those that give these bytes."""
+    changed = float((writer.read(rows) != packed).any(axis=1).mean())
+    if changed > MOST_CHANGED:
+        raise ValueError(
+            f"{writer.path}{PARTIAL} was begun with other logits: of its rows {rows.start} to {rows.stop - 1} "
+            f"{changed:.0%} would be others now; finish it with those, or delete it and begin again"
+        )
 
 
 def _own_blocks(missing: list[range], size: int, per_chunk: int, ranks: Ranks) -> list[int]:

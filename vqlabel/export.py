@@ -24,9 +24,9 @@ from vqlabel.codecs.values import LARGEST_HALF
 from vqlabel.convert.distillkit_config import NAME, need
 from vqlabel.decoder import LabelDecoder
 from vqlabel.file import PathLike
+from vqlabel.outputs import check_free, made_whole
 from vqlabel.progress import bar
 from vqlabel.sequences import Sequences
-from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line
 
 GROUP = 2**14  # positions of a row group, if no sequence is longer
@@ -48,17 +48,16 @@ def to_distillkit(path: PathLike, out: PathLike, *, k: int | None = None, tokens
 
     tokens [positions] are those of its text, if the file does not hold it.
     """
-    labels = _Labels(LabelDecoder(path, tokens=tokens), k)
+    need("pyarrow.parquet")  # better missing now than after the work
     out = os.path.abspath(os.fspath(out))
-    if os.path.exists(out):
-        raise FileExistsError(f"{out} exists; delete it or choose another name")
-    os.mkdir(out + PARTIAL)
-    with open(os.path.join(out + PARTIAL, NAME), "w", encoding="utf-8") as file:
-        file.write("".join(f"{name}: {value}\n" for name, value in labels.config.items()))
-    with bar("exporting", labels.sequences.total, shown=True) as advance:
+    check_free(out)
+    labels = _Labels(LabelDecoder(path, tokens=tokens), k)
+    with made_whole(out) as folder, bar("exporting", labels.sequences.total, shown=True) as advance:
+        os.mkdir(folder)
+        with open(os.path.join(folder, NAME), "w", encoding="utf-8") as file:
+            file.write("".join(f"{name}: {value}\n" for name, value in labels.config.items()))
         for number, groups in enumerate(_files(labels.sequences)):
-            _write(labels, groups, os.path.join(out + PARTIAL, f"data_{number}.parquet"), advance)
-    os.rename(out + PARTIAL, out)
+            _write(labels, groups, os.path.join(folder, f"data_{number}.parquet"), advance)
 
 
 class _Labels:

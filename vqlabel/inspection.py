@@ -118,11 +118,11 @@ def verify(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    file = LabelFile(options.file)
+    file, images, console = LabelFile(options.file), _images(options.images), Console(stderr=True)
     columns = TextColumn("checking"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=file.header.tensors[CODES].nbytes)
-        verdict = file.verify(lambda count: progress.advance(task, count), images=_images(options.images))
+        verdict = file.verify(lambda count: progress.advance(task, count), images=images)
     if verdict:
         views = ", and the images are the ones" if options.images else ""
         print(f"{one_line(file.path)}: {verdict}{views} ({len(file):,} rows, {len(file.tensor_names)} tensors)")
@@ -137,4 +137,11 @@ def _images(path: str | None) -> Any:
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+    what = f"{path}: --images is a .npy file of pixels [N, c, H, W], uint8 or floats"
+    try:
+        images = np.lib.format.open_memmap(path, mode="c")  # a few of them are looked at
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{what}: {error}") from None
+    if images.dtype != np.uint8 and (images.dtype.kind != "f" or images.dtype.itemsize > 8):
+        raise ValueError(f"{what}, got {images.dtype} {list(images.shape)}")
+    return torch.from_numpy(images.astype(images.dtype.newbyteorder("="), copy=False))

@@ -17,6 +17,8 @@ Numbers = NDArray[np.int64]
 STREAM = 2**32 - 1  # of the generator: its draws are those of no augmentation
 BLOCK = 64  # bytes of a mask whose ones are counted together
 DRAWN = 2**20  # positions that are drawn at a time
+_OF_A_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
+ONES = np.add.outer(_OF_A_BYTE, _OF_A_BYTE).ravel()  # in two bytes: NumPy counts them itself from 2.0 on only
 
 
 class Kept(ABC):
@@ -63,7 +65,7 @@ class Masked(Kept):
 
     def __init__(self, mask: NDArray[np.uint8]) -> None:
         self._blocks = np.pad(mask, (0, -len(mask) % BLOCK)).reshape(-1, BLOCK)
-        counts = np.bitwise_count(self._blocks).sum(1, dtype=np.int64) if len(mask) else np.zeros(0, np.int64)
+        counts = ONES[self._blocks.view(np.uint16)].sum(1, dtype=np.int64)
         self._before = np.concatenate([[0], np.cumsum(counts)])
         self.rows = int(self._before[-1])
 

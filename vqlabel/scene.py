@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,15 @@ def _stored(file: LabelFile, fields: Any) -> StoredViews:
     return StoredViews(layout, file.column)
 
 
+def check_stored(tensors: Container[str], metadata: Mapping[str, Any]) -> None:
+    """ValueError for a file that says its views are stored, and would not hold them."""
+    if "stored" in metadata.get("replay", {}) and ROWS not in tensors:
+        raise ValueError(
+            f"the views of these rows are stored, so no label can be used without them: give tensor {ROWS!r}, and "
+            f"{BOXES!r} or {LAMBDAS!r} where they are mixed"
+        )
+
+
 def draws_of(file: LabelFile) -> Any:
     """The author's own draws that shaped the views of the file, [[stream, block], ...], as they stand there."""
     return file.metadata["codec"].get("draws", file.metadata.get("replay", {}).get("draws", []))
@@ -71,6 +80,7 @@ def joined(facts: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     both = {**facts, **given}
     if "replay" in facts and "replay" in given:
         both["replay"] = {**given["replay"], **facts["replay"]}  # reference views are the user's, the recipe is not
-        if given["replay"].get("recipe", facts["replay"]["recipe"]) != facts["replay"]["recipe"]:
-            raise ValueError("the replay recipe in the metadata is not that of the side information")
+        for key in ("recipe", "stored"):
+            if key in given["replay"] and given["replay"][key] != facts["replay"].get(key):
+                raise ValueError("the replay recipe in the metadata is not that of the side information")
     return both

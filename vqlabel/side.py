@@ -16,7 +16,7 @@ from vqlabel.stored import StoredViews
 if TYPE_CHECKING:
     import torch
 
-CLASSES = "images.class"  # tensor of a file
+CLASSES, NAMES = "images.class", "images.name"  # tensors of a file
 GEOMETRY = 17  # features of a view's boxes and flips
 
 Views: TypeAlias = "Callable[[Parameters], torch.Tensor]"
@@ -117,6 +117,8 @@ class SideInformation(Information):
             found["epochs"] = rows // self.images
         if isinstance(self.recipe, ReplayRecipe):
             found["replay"] = {"recipe": self.recipe.to_json()} | ({"draws": self.draws} if self.draws else {})
+        elif self.recipe is not None:
+            found["replay"] = {"stored": self.recipe.layout.to_json()}
         return found
 
     def tensors(self, rows: int) -> dict[str, NDArray[Any]]:

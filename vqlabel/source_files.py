@@ -15,7 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from vqlabel.dumps import is_dump, open_dump, open_npz
-from vqlabel.file import LabelFile
+from vqlabel.file import COPY_BYTES, LabelFile
+from vqlabel.remote import local_path
 from vqlabel.side import Views
 from vqlabel.sources import Source
 from vqlabel.storage import opened, read_exactly
@@ -108,14 +109,17 @@ class JoinedSource(Source):
         return torch.cat(parts)
 
 
-def open_path(path: str, classes: int | None = None) -> Source:
-    """Source of a .npy or .safetensors file, a label file, a dump, or a folder of them in the order of their names."""
+def open_path(path: str, classes: int | None = None, load: str = "auto") -> Source:
+    """Source of a .npy or .safetensors file, a label file, a dump, or a folder of them in the order of their names.
+
+    load is for label files, which may be a URL too.
+    """
     if os.path.isdir(path):
         return _open_folder(path, classes)
     if path.endswith(".npy"):
         return _open_npy(path)
     if path.endswith(".safetensors"):
-        return _open_safetensors(path, classes)
+        return _open_safetensors(local_path(path), classes, load)
     if path.endswith(".npz"):
         return open_npz(path, classes)
     if path.endswith(PICKLES):
@@ -136,7 +140,9 @@ def _open_folder(path: str, classes: int | None) -> Source:
                 f"{path}: {before} comes before {after} by name; write the numbers with leading zeros, so that there "
                 "is one order"
             )
-    return JoinedSource([open_path(os.path.join(path, name), classes) for name in names], names)
+    paths = [os.path.join(path, name) for name in names]
+    few = sum(os.path.getsize(shard) for shard in paths) <= COPY_BYTES  # each alone may be, and all of them not
+    return JoinedSource([open_path(shard, classes, "auto" if few else "map") for shard in paths], names)
 
 
 def _counted(name: str) -> list[Any]:
@@ -153,7 +159,7 @@ def _open_npy(path: str) -> Source:
     return StoredArray(path, array.offset, array.shape, array.dtype)
 
 
-def _open_safetensors(path: str, classes: int | None) -> Source:
+def _open_safetensors(path: str, classes: int | None, load: str) -> Source:
     with opened(path) as fd:
         size = os.fstat(fd).st_size
         length = int.from_bytes(read_exactly(fd, 0, 8), "little") if size >= 8 else size
@@ -163,7 +169,7 @@ def _open_safetensors(path: str, classes: int | None) -> Source:
             entries = json.loads(read_exactly(fd, 8, length))
             metadata = entries.pop("__metadata__", {})
             if metadata.get("format") == "vqlabel":
-                return LabelSource(LabelFile(path, load="map"))
+                return LabelSource(LabelFile(path, load=load))
             if is_dump(entries):
                 return open_dump(path, 8 + length, entries, classes)
             name, entry = _logits_entry(entries, path)
@@ -171,6 +177,8 @@ def _open_safetensors(path: str, classes: int | None) -> Source:
             sound = end - begin == math.prod(shape) * np.dtype(FLOATS[entry["dtype"]]).itemsize and begin >= 0
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: the header of the safetensors file makes no sense: {error!r}") from None
+        except RecursionError:
+            raise ValueError(f"{path}: the header of the safetensors file is too deeply nested") from None
     if not sound:
         raise ValueError(f"{path}: the size of tensor {name!r} contradicts its shape; fetch the file again")
     return StoredArray(path, 8 + length + begin, shape, entry["dtype"])

@@ -15,8 +15,10 @@ from vqlabel.keys import tier_of
 from vqlabel.known import Information
 from vqlabel.scene import side_of
 from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
+from vqlabel.side import NAMES
 from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source, open_source
+from vqlabel.stored import VIEWS
 from vqlabel.terminal import one_line, say
 from vqlabel.text import sequences_of
 from vqlabel.tokens import TEXT, TokenInformation, fingerprint
@@ -45,6 +47,13 @@ def side(options: argparse.Namespace) -> Information | None:
         return text
     batch = like.metadata.get("replay", {}).get("recipe", {}).get("pairing") == "batch"
     return None if batch and options.prior in (None, "none") else side_of(like)
+
+
+def codec_side(options: argparse.Namespace, codec: LabelFile) -> Information | None:
+    """What is known of the rows and is not in the file of their codec: a text, or views that are stored."""
+    text, like = text_side(options, codec), _like(options)
+    stored = like is not None and "stored" in like.metadata.get("replay", {})
+    return side_of(like) if text is None and like is not None and stored else text
 
 
 def text_side(options: argparse.Namespace, codec: LabelFile | None = None) -> TokenInformation | None:
@@ -82,9 +91,23 @@ def metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
         whole = ("epochs", "images") if len(like) == source.rows else ()
         carried = ("teacher", "tokenizer", *(("replay", *whole) if options.text is None else ()))
         found = {key: like.metadata[key] for key in carried if key in like.metadata}
+        if "stored" in found.get("replay", {}) and not whole:
+            raise ValueError(
+                f"{like.path} has stored the views of its {len(like)} rows, but the logits have {source.rows}: are "
+                "they of other images, or of other epochs?"
+            )
     if options.teacher:
         found["teacher"] = options.teacher
     return found
+
+
+def tensors(options: argparse.Namespace, source: Source) -> dict[str, NDArray[Any]]:
+    """Tensors that are neither the codec's nor say which rows these are: names of images, and views that are stored."""
+    like = _like(options)
+    if like is None or options.text is not None or len(like) != source.rows:
+        return {}
+    names = [name for name in like.tensor_names if name == NAMES or name.startswith(VIEWS)]
+    return {name: like.column(name) for name in names}
 
 
 def open_text(path: str) -> tuple[NDArray[Any], Sequences]:
@@ -129,6 +152,6 @@ def _label_file(path: str) -> LabelFile | None:
     if not path.endswith(".safetensors"):
         return None
     try:
-        return LabelFile(path, load="map")
+        return LabelFile(path)
     except FormatError:
         return None  # logits in a plain safetensors file

@@ -53,6 +53,6 @@ def differing_views(metadata: dict[str, Any], images: Any) -> str:
     recipe = ReplayRecipe.from_json(replay["recipe"])
     try:
         check_fingerprint(images, recipe, replay["views"])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         return str(error)
     return ""

@@ -80,6 +80,12 @@ class LabelWriter:
         """Of a chunk that came in parts."""
         return region_checksum(self._file(), self._codes_offset(chunk.start), len(chunk) * self.header.row_bytes)
 
+    def read(self, rows: range) -> NDArray[np.uint8]:
+        """Rows [n, row_bytes] as they are in the file; those of chunks that are missing mean nothing."""
+        width = self.header.row_bytes
+        data = os.pread(self._file(), len(rows) * width, self._codes_offset(rows.start))
+        return np.frombuffer(data, np.uint8).reshape(-1, width)
+
     def missing(self) -> list[range]:
         """Rows still to be written, in whole chunks: what other processes have finished counts as written."""
         table = read_chunk_table(self._file(), self.header)

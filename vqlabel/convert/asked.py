@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlabel.convert.folder import NAMES, image_tables
+from vqlabel.convert.folder import image_tables
 from vqlabel.convert.imported import Imported, Options
-from vqlabel.side import CLASSES
+from vqlabel.outputs import check_folder
+from vqlabel.side import CLASSES, NAMES
 from vqlabel.terminal import say
 
 Tables = dict[str, NDArray[Any]]
@@ -23,10 +24,9 @@ Tables = dict[str, NDArray[Any]]
 @contextmanager
 def workplace(out: str, rank: int) -> Iterator[str]:
     """A folder beside the label file, for what does not fit into memory; what a killed run left there goes."""
-    parent = os.path.dirname(os.path.abspath(out))
-    if not os.path.isdir(parent):
-        raise FileNotFoundError(f"{parent} is not there: make the folder that the labels are to lie in")
-    folder = os.path.join(parent, f".{os.path.basename(out)}.converting-{rank}")
+    check_folder(out)
+    parent, name = os.path.split(os.path.abspath(out))
+    folder = os.path.join(parent, f".{name}.converting-{rank}")
     shutil.rmtree(folder, ignore_errors=True)
     os.mkdir(folder)
     try:

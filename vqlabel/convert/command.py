@@ -19,7 +19,7 @@ from vqlabel.convert.asked import Tables, check_tables, images_told, options_tol
 from vqlabel.convert.check import check
 from vqlabel.convert.imported import Imported
 from vqlabel.encoder import LabelEncoder
-from vqlabel.fit_once import fitted_once, forget
+from vqlabel.fit_once import fitted_once, forget, mark
 from vqlabel.gaps import FEATURE, MISSING, bitmap
 from vqlabel.known import Information
 from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
@@ -119,7 +119,7 @@ def _encoder(options: argparse.Namespace, found: Imported, side: Information | N
     if options.prior in ("classes", "replay") and recipe and not recipe.height:
         raise ValueError(f"prior {options.prior!r} needs images of one size: say --image-size")
     words = {key: value for key, value in sorted(vars(options).items()) if key not in NOT_OF_THE_FIT}
-    words |= {"set": os.path.abspath(options.set), "shape": [source.rows, source.classes]}
+    words |= {"set": os.path.abspath(options.set), "shape": [source.rows, source.classes], "rows_are": mark(source)}
     return fitted_once(options.out, words, lambda: fitted(options, source, side), side)
 
 

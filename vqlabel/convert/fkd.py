@@ -15,12 +15,11 @@ from vqlabel.codecs.topk import TAILS, TopK
 from vqlabel.convert.fkd_files import HALF_IDS, SLACK, Crops, Kind, read_crops
 from vqlabel.convert.fkd_listing import SUFFIX, Listing, knows, listing_of
 from vqlabel.convert.fkd_spool import Spool
-from vqlabel.convert.folder import NAMES
 from vqlabel.convert.imported import Imported, Options, check_faults
 from vqlabel.convert.spooled import SpooledLabels
 from vqlabel.convert.torch_files import UnreadableFile
 from vqlabel.progress import bar
-from vqlabel.side import CLASSES
+from vqlabel.side import CLASSES, NAMES
 from vqlabel.stored import ROWS
 
 __all__ = ["knows", "open_set"]

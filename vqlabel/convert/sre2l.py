@@ -49,6 +49,11 @@ def _files(path: str) -> list[list[str | None]]:
     """Files by epoch and number; None for one that is not there."""
     epochs = {int(found[1]): found[0] for name in os.listdir(path) if (found := EPOCH.fullmatch(name))}
     names = {epoch: _numbered(os.path.join(path, folder)) for epoch, folder in epochs.items()}
+    if not any(names.values()):
+        raise ValueError(
+            f"{path} holds no epoch_0/batch_0.tar, nor any other batch of an epoch: copy the set again, or say which "
+            "other kind it is with --from"
+        )
     count = max(epochs) + 1
     if count > 10 * len(epochs) + 100:
         raise ValueError(f"{path} has an epoch {count - 1}, but only {len(epochs)} epochs: most of it is not there")

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from vqlabel.arguments import check_word
 from vqlabel.codecs.topk import TAILS, TopK
-from vqlabel.convert.folder import NAMES
 from vqlabel.convert.imported import Imported, Options, check_faults
 from vqlabel.convert.spooled import let_go
 from vqlabel.convert.tinyvit_files import EPOCH, Part, bytes_of, epochs_of, parts_of, values_of
 from vqlabel.convert.tinyvit_index import Index, keys_in, names_of
 from vqlabel.progress import bar
+from vqlabel.side import NAMES
 from vqlabel.sources import SparseSource
 from vqlabel.stored import SEEDS
 
