@@ -105,7 +105,8 @@ def test_quick_setting_makes_everything(capsys: pytest.CaptureFixture[str]) -> N
     run.main(["all", "--quick", "--seeds", "1"])
     found = {line.split(":")[0]: line for line in capsys.readouterr().out.splitlines() if ": " in line}
     assert list(found) == ["data", "teacher", "labels", hard, soft]
-    percent = {name: float(line.split(": ")[1].split(" %")[0]) for name, line in found.items() if "%" in line}
+    assert "83.0 % of the test in none to learn from" in found["data"]
+    percent = {name: float(found[name].split(": ")[1].split(" %")[0]) for name in ("teacher", hard, soft)}
     assert percent["teacher"] > 85
     assert percent[soft] > percent[hard] + 2
 

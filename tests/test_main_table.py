@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -53,7 +54,7 @@ def results(grid: Grid = TINY, seeds: int = 2) -> dict[str, Any]:
                 size = {"labels": 1.0, "augmentation": 0.0, "all": 1.0 + cell.source.bytes, "many": 1.0}
                 size["all"] += 40 * (cell.source.scheme == "fp16")
                 found[cell.key("teacher")] = {**cell.facts(), "accuracy": accuracy(cell), "bytes": size}
-    why = {repr(grid.of(method, 3)): {"similarity": 0.5, "rank, T = 4": 7.25} for method in grid.methods}
+    why = {repr(grid.of(method, 2)): {"similarity": 0.5, "rank, T = 4": 7.25} for method in grid.methods}
     return {"labels": {}, "cells": found, "why": why}
 
 
@@ -130,13 +131,60 @@ def test_reasons_are_told() -> None:
     assert "| lpld | 0.5 | 7.25 |" in text
     assert "| random | 82.4 | -0.2 (2) | -0.9 (2) | -2.9 (2) |" in text
     assert "| lpld | all but the top k shuffled | 69.4 (2) | 69.4 (2) | 69.4 (2) |" in text
-    assert "error = " in text
+    assert "| random | 18 | no law: the best exponent is at an end" in text  # made-up students follow none
     assert f"| {20 * (1024 + 4 * 1) / 1e6:.2f} | " in text  # hard labels of the fewest images are not beaten
 
 
+def test_measures_are_of_the_images_that_the_students_had(glyphs_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(main.why_images, "measure", lambda settings, _: measured.append(settings.ipc) or {})
+    monkeypatch.setattr(main.rate_measure, "load", lambda _: None)
+    monkeypatch.setattr(main, "_train", lambda *_: None)
+    main._why(TINY, argparse.Namespace(seeds=1, results=glyphs_cache / "measured.json"))
+    assert measured == [2, 2, 2]
+
+
+def test_measures_of_other_numbers_of_images_do_not_take_the_place() -> None:
+    found = results()
+    found["why"][repr(TINY.of("lpld", 3))] = {"similarity": 0.9, "rank, T = 4": 1.0}
+    text = "\n".join(why_table.tables(found, TINY))
+    assert "**Images and their labels, 2 images a class**" in text
+    assert "| lpld | 0.5 | 7.25 |" in text
+
+
 def test_a_set_that_another_one_beats_is_not_on_the_front() -> None:
-    points = {"a": [(1, 0.0, 50.0, "x"), (2, 0.0, 49.0, "y")], "b": [(1, 10.0, 60.0, "z")]}
-    assert why_table.pareto(points, 10) == [(10240.0, 50.0, "a, 1 a class, x"), (10340.0, 60.0, "b, 1 a class, z")]
+    front = why_table.pareto(results(), TINY)
+    assert front[0] == (20 * (1024 + 4), 67.9, "lpld, 1 a class, one label per image, teacher at 1")
+    for ipc, size, accuracy, _ in why_table.points(main_table.every_set(results(), TINY), TINY)["lpld"]:
+        whole = ipc * 20 * (1024 + size)
+        assert any(other <= whole and reached >= accuracy for other, reached, _ in front)
+    assert front == sorted(front)
+    assert [accuracy for _, accuracy, _ in front] == sorted({accuracy for _, accuracy, _ in front})
+
+
+def test_labels_that_only_the_other_page_has_are_on_the_front() -> None:
+    settings, size = TINY.of("lpld", 2), {"labels": 0.0, "augmentation": 0.0, "all": 0.5, "many": 0.5}
+    cell = TINY.cell(Source("vq", "image", 0, keep=10, schedule="step"), settings, 0)
+    found = results()
+    found["cells"]["more"] = {**cell.facts(), "effort": 1.0, "accuracy": 99.0, "bytes": size}
+    name = "lpld, 2 a class, ours, prior image, 0 B + pruned 10x + DKR"
+    assert why_table.pareto(found, TINY)[-1] == (2 * 20 * (1024 + 4 * 0.5), 99.0, name)
+    assert name not in {
+        name for each in why_table.points(main_table.found_sets(found, TINY), TINY).values() for *_, name in each
+    }
+
+
+def test_the_front_of_a_thousand_classes_has_what_retention_found() -> None:
+    known = rate.read(run.RESULTS / "retention.json")["cells"].values()
+    best = max(cell["accuracy"] for cell in known if _first(cell))
+    front = why_table.pareto({"cells": {}}, GRIDS[1000])
+    assert front[-1][1] == best
+    assert front[-1][2].startswith("random, 5 a class")
+
+
+def _first(cell: dict[str, Any]) -> bool:
+    """Whether it is of the first seed, at the temperature of the tables, and of the settings of both pages."""
+    return (cell["settings"], cell["seed"], cell["temperature"]) == (Settings().facts(), 0, 20.0)
 
 
 def test_a_page_may_have_two_tables(tmp_path: Path) -> None:

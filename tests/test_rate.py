@@ -211,14 +211,48 @@ def test_tables_name_their_command(results: dict[str, Any], tmp_path: Path) -> N
     assert "old" not in once
 
 
+def rival(name: str, size: int, kl: float) -> dict[str, Any]:
+    return {"kind": "rival", "name": name, "row_bytes": size, "kl": {"20": kl}}
+
+
 def test_missed_and_met_are_told_apart() -> None:
     def entry(size: int, kl: float) -> dict[str, Any]:
         about = {"kind": "codec", "prior": "none", "bytes": size, "temperature": 20.0, "stored": "int8", "form": "auto"}
         return {**about, "kl": {"20": kl}}
 
-    lines = list(rate_table._must([entry(4, 3.8e-3), entry(8, 1.6e-3)], "`command`"))
-    assert any("| none | 4 | 3.90e-03 | 3.80e-03 | met |" in line for line in lines)
-    assert any("| none | 8 | 1.50e-03 | 1.60e-03 | **missed** |" in line for line in lines)
+    found = [entry(4, 3.8e-3), entry(8, 1.6e-3), rival("OPQ4_64,PQ4x8", 4, 5e-3), rival("PCA64,RQ4x8", 4, 3.7e-3)]
+    lines = list(rate_table._must([*found, rival("PCA4,int8", 4, 1e-3)], "`command`"))
+    assert "| none | 4 | 3.90e-03 | 3.80e-03 | met | 0.97 | PCA64,RQ4x8: 3.70e-03, **not below** |" in lines
+    assert "| none | 8 | 1.50e-03 | 1.60e-03 | **missed** | 1.07 | -- |" in lines
+
+
+def test_the_closest_of_faiss_is_of_any_of_its_indices() -> None:
+    found = [
+        rival("PQ4x8", 4, 3.0),
+        rival("OPQ4_64,PQ4x8", 4, 2.0),
+        rival("PCA64,RQ4x8", 4, 1.0),
+        rival("int8", 4, 0.5),
+    ]
+    closest = rate_table.closest_faiss(found, 4, "20")
+    assert closest is not None
+    assert closest["name"] == "PCA64,RQ4x8"
+    assert rate_table.closest_faiss(found, 8, "20") is None
+
+
+def test_every_second_of_a_fit_is_in_the_table(results: dict[str, Any]) -> None:
+    text = list(rate_table.tables(results, CLASSES, 0.02))
+    head = next(line for line in text if line.startswith("| prior | bytes | threads |")).split(" | ")
+    whole = next(e for e in rate_table.codecs([*results["cells"].values()], bytes=2, stored="int8", temperature=20.0))
+    assert set(whole["seconds"]) <= {"measure", *rate_table.PHASES}
+    row = text[text.index(" | ".join(head)) + 3].split(" | ")
+    spent = sum(seconds for phase, seconds in whole["seconds"].items() if phase != "measure")
+    assert row[head.index("all of the fit")] == f"{spent:.0f}"
+
+
+def test_rivals_that_were_not_run_are_named(results: dict[str, Any]) -> None:
+    line = next(line for line in rate_table.tables(results, CLASSES, 0.02) if line.startswith("Not run: "))
+    assert "`PCA64,RQ4x8`" in line
+    assert "`fp16, zlib`" not in line
 
 
 def test_figure_is_the_same_every_time(results: dict[str, Any], tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from examples.glyphs import (
     retention_figures,
     retention_headline,
     retention_labels,
-    retention_law,
     retention_table,
     student,
 )
@@ -311,27 +310,6 @@ def test_figures_are_drawn_and_the_same_again(tmp_path: Path) -> None:
         drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert drawn[0] == drawn[1]
     assert set(drawn[0]) == {"retention.svg", "bytes.svg"}
-
-
-def test_a_law_is_found_again() -> None:
-    ipc, label_bytes = (grid.ravel().astype(float) for grid in np.meshgrid([1, 2, 5, 10], [0, 10, 60, 240, 480]))
-    truth = retention_law.Law(floor=8.0, few=50.0, coarse=20.0, alpha=0.7, beta=0.4, error=0.0)
-    found = retention_law.fit(ipc, label_bytes, truth.accuracy(ipc, label_bytes))
-    assert found.error < 1e-6
-    np.testing.assert_allclose(dataclasses.astuple(found)[:5], dataclasses.astuple(truth)[:5], rtol=1e-4)
-
-
-def test_the_trade_of_images_for_labels_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    found = {}
-    for ipc in (1, 2, 5):
-        settings = dataclasses.replace(TINY, ipc=ipc)
-        for source, accuracy in ((Source("hard"), 50.0 + 3 * ipc), (Source("vq", "replay", 4), 60.0 + 2 * ipc)):
-            size = dict.fromkeys(("labels", "augmentation", "all", "many"), float(source.bytes))
-            facts = {**Cell(source, 20.0, 0, settings).facts(), "accuracy": accuracy, "bytes": size}
-            found[f"{ipc} {source.name}"] = facts
-    retention_figures.plot({"cells": found}, TINY, tmp_path)
-    assert (tmp_path / "tradeoff.svg").stat().st_size > 1000
 
 
 def test_the_front_is_what_nothing_beats() -> None:

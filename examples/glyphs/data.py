@@ -1,7 +1,8 @@
 """The classes and their renderings: 32 x 32 grey images of characters, in faces to learn from and faces held out.
 
-A class is a code point that all faces of a family cover and that looks like no class before it. The same matplotlib
-gives the same bytes; `fingerprint` says which.
+A class is a code point that all faces of a family cover and that looks like no class before it. An oblique face does
+not slant every symbol, so some renderings are the same in a face that is held out (`Glyphs.unseen`). The same
+matplotlib gives the same bytes; `fingerprint` says which.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ class Glyphs:
     def classes(self) -> int:
         """C."""
         return len(self.code_points)
+
+    @property
+    def unseen(self) -> NDArray[np.bool_]:
+        """Whether no face to learn from has this very rendering [test faces, C]: obliques do not slant every symbol."""
+        unseen: NDArray[np.bool_] = np.array([(face != self.train).any((2, 3)).all(0) for face in self.test])
+        return unseen
 
     def fingerprint(self) -> str:
         """Hash of everything: the same only if every pixel is."""

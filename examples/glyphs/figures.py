@@ -65,7 +65,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         texts = (f"{np.mean(c):.2f} +- {np.std(c):.2f} ({len(c)})" if c else "" for c in cells)
         yield f"| {ipc} | " + " | ".join(texts) + " |"
     yield ""
-    yield "Seconds, the first time each: " + "; ".join(f"{k}: {v:.0f}" for k, v in results["seconds"].items()) + "."
+    if results["seconds"]:
+        yield "Seconds, the first time each: " + "; ".join(f"{k}: {v:.0f}" for k, v in results["seconds"].items()) + "."
     if "spectrum" in results:
         yield ""
         shares = ", ".join(f"{rank}: {100 * share:.1f} %" for rank, share in results["spectrum"].items())

@@ -19,7 +19,7 @@ from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 from vqlabel import LabelEncoder
 
-LARGE = Settings(classes=4471, family="sans", ipc=10, epochs=4, batch=500, teacher_steps=900)
+LARGE = Settings(classes=4471, family="sans", ipc=10, epochs=4, batch=500, teacher_steps=900, unseen=True)
 STEPS = 20  # of lpld's images: 45,000 of them are many
 SOURCES = (Source("fp16"), Source("hard"), *(Source("vq", "replay", size) for size in (8, 4, 2)))
 EFFORT = 0.1

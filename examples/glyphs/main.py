@@ -18,10 +18,11 @@ from examples.glyphs import (
     retention,
     run,
     teacher,
+    unseen_table,
     why_images,
     why_table,
 )
-from examples.glyphs.main_sources import GRIDS, QUICK, Grid, cells, why_cells
+from examples.glyphs.main_sources import GRIDS, QUICK, Grid, cells, middle, why_cells
 from examples.glyphs.retention import Cell
 from examples.glyphs.settings import Settings
 from examples.glyphs.synthesis import sets
@@ -41,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", action="append", help="of the images; may be repeated")
     parser.add_argument("--ipc", type=int, action="append", help="images a class; may be repeated")
     parser.add_argument("--only", action="append", default=[], help="labels with this in their name; may be repeated")
+    parser.add_argument("--unseen", action="store_true", help="test on renderings that no face to learn from has")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--results", type=Path, help="results/main.json")
     options = parser.parse_args(arguments)
     grid = QUICK if options.quick else GRIDS[options.classes]
+    grid = dataclasses.replace(grid, settings=dataclasses.replace(grid.settings, unseen=options.unseen))
     try:
         grid = dataclasses.replace(grid, methods=options.method or grid.methods, ipcs=options.ipc or grid.ipcs)
         for method, ipc in itertools.product(grid.methods, grid.ipcs):
@@ -77,6 +80,7 @@ def _train(every: Iterable[tuple[Settings, list[Cell]]], grid: Grid, options: ar
 
 def _keep_losses(settings: Settings, path: Path) -> None:
     """How the images were made, for the table."""
+    settings = dataclasses.replace(settings, unseen=False)  # which is about the test
     if settings.method == "random" or repr(settings) in rate.read(path).get("images", {}):
         return
     told = sets.provenance(settings.images_path())
@@ -116,9 +120,10 @@ def _table(grid: Grid, options: argparse.Namespace) -> None:
         print("\n".join([*main_table.tables(results, grid), *why_table.tables(results, grid)]))
         return
     kinds = itertools.product((main_table, why_table), GRIDS.values())
-    rate_table.write(
-        "\n".join(line for kind, each in kinds for line in kind.tables(results, each)), PAGE, main_table.BEGIN
-    )
+    lines = [line for kind, each in kinds for line in kind.tables(results, each)]
+    for classes in GRIDS:
+        lines += unseen_table.table(results, classes, f"python -m examples.glyphs.main run --classes {classes}")
+    rate_table.write("\n".join(lines), PAGE, main_table.BEGIN)
 
 
 def _plot(grid: Grid, options: argparse.Namespace) -> None:
@@ -128,7 +133,7 @@ def _plot(grid: Grid, options: argparse.Namespace) -> None:
 def _why(grid: Grid, options: argparse.Namespace) -> None:
     """Measures of images and labels, and the students that are asked about them."""
     for method in grid.methods:
-        settings = grid.of(method, max(grid.ipcs))
+        settings = grid.of(method, middle(grid))
         if repr(settings) not in rate.read(options.results).get("why", {}):
             found = why_images.measure(settings, rate_measure.load(settings))
             with retention.locked(options.results) as results:

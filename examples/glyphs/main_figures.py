@@ -10,7 +10,7 @@ import numpy as np
 from examples.glyphs import why_table
 from examples.glyphs.data import SIDE
 from examples.glyphs.main_sources import PRUNED, WARM, Grid, middle
-from examples.glyphs.main_table import runs_of
+from examples.glyphs.main_table import found_sets, runs_of
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.retention_table import entries
 
@@ -26,12 +26,13 @@ def plot(results: dict[str, Any], grid: Grid, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    found = why_table.points(results, grid)
+    found = why_table.points(found_sets(results, grid), grid)
     if not found:
         raise ValueError("there are no students to draw yet: python -m examples.glyphs.main run")
     with mpl.rc_context({"svg.hashsalt": "main"}):
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained", width_ratios=(2, 1))
         _bytes(left, found, grid.settings.classes)
+        _front(left, results, grid)
         _pruned(right, results, grid)
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
@@ -44,11 +45,14 @@ def _bytes(axes: Any, found: dict[str, list[tuple[int, float, float, str]]], cla
             look = {"marker": MARKS.get(name[:4], "."), "color": COLOURS.get(method, "0.5"), "linestyle": "none"}
             axes.plot(whole, accuracy, markersize=5, **look)
         axes.plot([], [], "s", color=COLOURS.get(method, "0.5"), label=method)
-    best = why_table.pareto(found, classes)
-    axes.plot([size / 1e6 for size, *_ in best], [point[1] for point in best], ":", color="0.3", label="not beaten")
     axes.set(xscale="log", xlabel="MB of images and labels, all-in", ylabel=f"accuracy, %, T = {WARM:g}")
     axes.set_title("> fp16, o ours, D VQAE, v LPQLD, * one label an image, _ hard", fontsize=8)
     axes.grid(alpha=0.3)
+
+
+def _front(axes: Any, results: dict[str, Any], grid: Grid) -> None:
+    best = why_table.pareto(results, grid)
+    axes.plot([size / 1e6 for size, *_ in best], [point[1] for point in best], ":", color="0.3", label="not beaten")
     axes.legend(fontsize=7)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,17 @@ def found_sets(results: dict[str, Any], grid: Grid) -> Sets:
             each = [entry for effort in sorted(efforts) for entry in entries(results, settings, effort)]
             if each := [entry for entry in each if entry.source in wanted]:
                 found[method, ipc] = each
+    return found
+
+
+def every_set(results: dict[str, Any], grid: Grid) -> Sets:
+    """Those and all others of the same images: with labels that are pruned, broken, or of another prior."""
+    found: Sets = {}
+    for method, ipc in itertools.product(grid.methods, grid.ipcs):
+        settings = grid.of(method, ipc)
+        efforts = sorted({1.0, grid.effort})
+        if each := [entry for effort in efforts for entry in entries(results, settings, effort)]:
+            found[method, ipc] = each
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from examples.glyphs.rate_cells import (
     MUST_REACH,
     MUST_TEMPERATURE,
     RATES,
+    RIVALS,
 )
 from examples.glyphs.rate_measure import MANY_ROWS
 
@@ -22,6 +24,12 @@ COMMAND = "python -m examples.glyphs.rate"
 BEGIN = f"<!-- begin: made by `{COMMAND} table` from results/rate.json; do not edit -->"
 END = "<!-- end -->"
 GAP = "--"  # nothing to tell
+FAISS = re.compile(r"[PR]Q\d+x\d+$")  # names of its indices
+CLOSEST = "closest of faiss that was run"
+PHASES = {
+    "rows and side information": "rows", "principal directions": "directions", "prior": "prior", "books": "books",
+    "codes": "codes", "refit": "refit by KL", "closer codes": "closer codes", "refit to them": "refit to them",
+}  # fmt: skip
 
 Entry = dict[str, Any]
 
@@ -61,9 +69,9 @@ def bound_of(entries: list[Entry], entry: Entry, kind: str = "shared") -> float 
     return bounds[0][kind].get(f"{entry['row_bytes']:g}") if bounds else None
 
 
-def best_opq(entries: list[Entry], size: int, temperature: str) -> Entry | None:
-    """The best OPQ of faiss of this many bytes."""
-    found = [e for e in entries if e["kind"] == "rival" and e["name"].startswith("OPQ") and e["row_bytes"] == size]
+def closest_faiss(entries: list[Entry], size: int, temperature: str) -> Entry | None:
+    """The index of faiss with the least KL, of those of this many bytes that were run."""
+    found = [e for e in entries if e["kind"] == "rival" and FAISS.search(e["name"]) and e["row_bytes"] == size]
     return min(found, key=lambda e: e["kl"][temperature], default=None)
 
 
@@ -91,19 +99,20 @@ def _must(entries: list[Entry], command: str) -> Iterator[str]:
     at, rows = f"{MUST_TEMPERATURE:g}", []
     for (prior, size), most in MUST_REACH.items():
         for e in codecs(entries, prior=prior, bytes=size, temperature=MUST_TEMPERATURE, stored="int8", form="auto"):
-            found, opq = e["kl"][at], best_opq(entries, size, at)
+            found, rival = e["kl"][at], closest_faiss(entries, size, at)
             verdict = "met" if found <= most else "**missed**"
-            rival = f"{_kl(opq['kl'][at])}, {'below' if found < opq['kl'][at] else '**not below**'}" if opq else GAP
-            rows.append([prior, str(size), _kl(most), _kl(found), verdict, f"{found / most:.2f}", rival])
-    names = "prior|bytes|must reach|KL at T = 20||found / must|best OPQ of faiss, equal bytes"
+            below = "below" if rival and found < rival["kl"][at] else "**not below**"
+            faiss = f"{rival['name']}: {_kl(rival['kl'][at])}, {below}" if rival else GAP
+            rows.append([prior, str(size), _kl(most), _kl(found), verdict, f"{found / most:.2f}", faiss])
+    names = f"prior|bytes|must reach|KL at T = 20||found / must|{CLOSEST}, equal bytes"
     yield from _table("What was asked for, and what was found", command, names, rows)
 
 
 def _grids(entries: list[Entry], command: str) -> Iterator[str]:
     sizes = sorted({size for rates in RATES.values() for size in rates})
     for at, fits in (("20", (20.0,)), ("4", (20.0, 4.0)), ("1", (20.0, 4.0))):
-        rows, rivals = [], [best_opq(entries, size, at) for size in sizes]
-        opq = [e["kl"][at] if e else None for e in rivals]
+        rows, rivals = [], [closest_faiss(entries, size, at) for size in sizes]
+        faiss = [e["kl"][at] if e else None for e in rivals]
         for prior in RATES:
             for fit in fits:
                 cells = {
@@ -111,9 +120,9 @@ def _grids(entries: list[Entry], command: str) -> Iterator[str]:
                 }
                 if cells:
                     found = [cells[size]["kl"][at] if size in cells else None for size in sizes]
-                    rows.append([prior, f"{fit:g}", *map(_beside, found, opq)])
+                    rows.append([prior, f"{fit:g}", *map(_beside, found, faiss)])
         if rows and any(rivals):
-            rows.append(["best OPQ of faiss", GAP, *("" if value is None else _kl(value) for value in opq)])
+            rows.append([CLOSEST, GAP, *("" if value is None else _kl(value) for value in faiss)])
         names = "|".join(["prior", "fitted at T", *(f"{size} B" for size in sizes)])
         yield from _table(f"KL at T = {at}, by bytes of codes", command, names, rows)
 
@@ -187,14 +196,17 @@ def _rivals(entries: list[Entry], command: str) -> Iterator[str]:
     here = f"all in, {entries[0]['rows']:,} rows" if entries else ""
     names = f"rival|bytes|beside them|{here}|{MANY_ROWS // 10**6} M rows|KL, T = 1|T = 4|T = 20"
     yield from _table("Rivals", command, f"{names}|top-1 %|dB above the bound without a prior", rows)
+    missing = [f"`{name}`" for name in RIVALS if name not in {row[0] for row in rows}]
+    if rows and missing:
+        yield f"Not run: {', '.join(missing)}.\n"
 
 
 def _seconds(entries: list[Entry], command: str) -> Iterator[str]:
     rows = []
     for e in codecs(entries, stored="int8", temperature=20.0, form="auto"):
-        phases = ("rows and side information", "principal directions", "prior", "books", "refit")
-        each = [f"{e['seconds'].get(phase, 0):.0f}" for phase in phases]
-        rows.append([e["prior"], str(e["bytes"]), *each, f"{e['encode_us']:.0f}"])
-    names = "prior|bytes|rows, s|directions, s|prior, s|books, s|refit by KL, s"
-    machines = ", ".join(sorted({e["machine"] for e in codecs(entries)}))
-    yield from _table(f"Time on {machines}", command, f"{names}|encode, us a row", rows)
+        spent = {phase: seconds for phase, seconds in e["seconds"].items() if phase != "measure"}
+        each = [spent.get(phase, 0) for phase in PHASES] + [sum(spent.values()), e["encode_us"]]
+        rows.append([e["prior"], str(e["bytes"]), e["machine"].split()[0], *(f"{number:.0f}" for number in each)])
+    names = f"prior|bytes|threads|{'|'.join(PHASES.values())}|all of the fit|encode, us a row"
+    machines = ", ".join(sorted({e["machine"].split(" on ", 1)[1] for e in codecs(entries)}))
+    yield from _table(f"Seconds of a fit on {machines}", command, names, rows)

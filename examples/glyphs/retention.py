@@ -29,6 +29,7 @@ from examples.glyphs import (
     retention_table,
     run,
     student,
+    unseen_table,
 )
 from examples.glyphs.rate_bench import machine
 from examples.glyphs.rate_measure import Labels
@@ -74,8 +75,8 @@ def cells(settings: Settings, options: argparse.Namespace) -> Iterator[Cell]:
     chosen = [source for source in sources() if any(part in source.name for part in options.only or [""])]
     part, parts = shared.part_of(options.part)
     for source in chosen[part::parts]:
-        for temperature in options.temperature or TEMPERATURES:
-            if temperature not in source.temperatures:
+        for temperature in source.temperatures:
+            if options.temperature and temperature not in options.temperature:
                 continue
             for seed in range(options.seeds):
                 yield Cell(source, temperature, seed, settings, options.effort)
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mixing", type=float, default=0.5, help="share of rows with CutMix")
     parser.add_argument("--ipc", type=int, default=5, help="images a class")
     parser.add_argument("--method", default="random", help="how the images are made, as synthesize says")
+    parser.add_argument("--unseen", action="store_true", help="test on renderings that no face to learn from has")
     parser.add_argument("--seeds", type=int, default=3, help="students of each source and temperature")
     parser.add_argument("--temperature", type=float, action="append", help=f"may be repeated; {TEMPERATURES}")
     parser.add_argument("--only", action="append", default=[], help="sources with this in their name; may be repeated")
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         settings = Settings.quick() if options.quick else Settings(ipc=options.ipc)
-        settings = dataclasses.replace(settings, mixing=options.mixing, method=options.method)
+        settings = dataclasses.replace(settings, mixing=options.mixing, method=options.method, unseen=options.unseen)
         options.results = options.results or (settings.folder() if options.quick else run.RESULTS) / "retention.json"
         commands[options.command](settings, options)
     except (ValueError, OSError) as error:
@@ -173,8 +175,9 @@ def _table(settings: Settings, options: argparse.Namespace) -> None:
         print("\n".join(retention_table.tables(results, settings, options.effort)))
         return
     mixings = (dataclasses.replace(Settings(), mixing=mixing) for mixing in (0.5, 1.0))
-    text = "\n".join(line for each in mixings for line in retention_table.tables(results, each))
-    rate_table.write(text, Path(__file__).with_name("RETENTION.md"), retention_table.BEGIN)
+    lines = [line for each in mixings for line in retention_table.tables(results, each)]
+    lines += unseen_table.table(results, settings.classes, "python -m examples.glyphs.retention run")
+    rate_table.write("\n".join(lines), Path(__file__).with_name("RETENTION.md"), retention_table.BEGIN)
     shown = "\n".join(retention_headline.headline(results, Settings()))
     rate_table.write(shown, Path(__file__).parents[2] / "README.md", retention_headline.BEGIN)
 

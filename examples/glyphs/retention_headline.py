@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from examples.glyphs.retention_sources import Source
+from examples.glyphs.retention_sources import MADE_AT, Source
 from examples.glyphs.retention_table import COMMAND, WARM, Entry, entries, shares, size_text
 from examples.glyphs.settings import Settings
 
@@ -36,8 +37,11 @@ def headline(results: dict[str, Any], settings: Settings) -> Iterator[str]:
 
 
 def _row(entry: Entry, found: list[Entry]) -> str:
+    name, own = entry.source.name, MADE_AT.get(entry.source.scheme)
+    if own in entry.by_seed:  # at the temperature of its labels, against the others at theirs
+        entry, name = dataclasses.replace(entry, by_seed={WARM: entry.by_seed[own]}), f"{name}, T = {own:g}"
     accuracy, known = entry.mean(WARM), shares(entry, WARM, found)
     if accuracy is None or known is None:
         return ""
     size = f"{size_text(entry.bytes['all'])} | {size_text(entry.bytes['many'])}"
-    return f"| {entry.source.name} | {size} | {accuracy:.2f} | {known[0]:.1f} | {known[1]:.0f} |"
+    return f"| {name} | {size} | {accuracy:.2f} | {known[0]:.1f} | {known[1]:.0f} |"

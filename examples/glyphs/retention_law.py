@@ -17,6 +17,7 @@ from examples.glyphs.settings import Settings
 IPCS = (1, 2, 5, 10)
 PIXELS = data.SIDE**2  # bytes of an image
 EXPONENTS = np.arange(0.05, 2.01, 0.05)
+PARAMETERS = 5  # of a law
 BUDGETS = (3e6, 6e6, 12e6, 24e6, 48e6)  # bytes of images and labels together
 
 
@@ -30,14 +31,29 @@ class Law:
     alpha: float
     beta: float
     error: float  # root mean square of what it misses, in points of accuracy
+    worst: float  # the most that it misses
+    students: int  # that it was fitted to
+
+    @property
+    def doubt(self) -> str:
+        """Why it is no law; empty if it may be one."""
+        if self.students < 2 * PARAMETERS:
+            return f"{self.students} students are few for {PARAMETERS} parameters"
+        least, most = EXPONENTS[0], EXPONENTS[-1]
+        if not all(least < exponent < most for exponent in (self.alpha, self.beta)):
+            return f"the best exponent is at an end of those tried, {least:g} to {most:g}"
+        return ""
 
     def accuracy(self, ipc: Any, label_bytes: Any) -> Any:
         """Per cent."""
         return 100 - self.floor - self.few * ipc**-self.alpha - self.coarse * (1 + label_bytes) ** -self.beta
 
     def __str__(self) -> str:
+        if self.doubt:
+            return f"no law: {self.doubt}"
         images, labels = f"{self.few:.1f} I^-{self.alpha:.2f}", f"{self.coarse:.1f} (1 + L)^-{self.beta:.2f}"
-        return f"error = {self.floor:.1f} + {images} + {labels}, within {self.error:.2f} points"
+        misses = f"misses by {self.error:.2f} points (root mean square), by {self.worst:.1f} at most"
+        return f"error = {self.floor:.1f} + {images} + {labels}; {misses}"
 
 
 def fit(ipc: NDArray[np.float64], label_bytes: NDArray[np.float64], accuracy: NDArray[np.float64]) -> Law:
@@ -46,10 +62,11 @@ def fit(ipc: NDArray[np.float64], label_bytes: NDArray[np.float64], accuracy: ND
     for alpha, beta in itertools.product(EXPONENTS, EXPONENTS):
         columns = np.stack([np.ones_like(ipc), ipc**-alpha, (1 + label_bytes) ** -beta], axis=1)
         weights = _not_negative(columns, 100 - accuracy)
-        error = float(np.sqrt(np.mean((columns @ weights - (100 - accuracy)) ** 2)))
+        missed = np.abs(columns @ weights - (100 - accuracy))
+        error = float(np.sqrt(np.mean(missed**2)))
         if best is None or error < best.error:
             floor, few, coarse = weights.tolist()
-            best = Law(floor, few, coarse, float(alpha), float(beta), error)
+            best = Law(floor, few, coarse, float(alpha), float(beta), error, float(missed.max()), len(missed))
     if best is None:
         raise ValueError("there are no students to fit a law to")
     return best
@@ -73,20 +90,20 @@ def points(results: dict[str, Any], settings: Settings) -> list[tuple[int, float
     found = []
     for ipc in IPCS:
         for entry in entries(results, dataclasses.replace(settings, ipc=ipc)):
-            plain = entry.source.keep == 1 and entry.source.schedule == "constant"
-            ours = entry.source.scheme == "vq" and entry.source.prior == "replay" and plain
-            accuracy = entry.mean(WARM)
-            if accuracy is not None and (ours or entry.source.scheme in ("hard", "fp16", "lpld")):
+            source, accuracy = entry.source, entry.mean(WARM)
+            known = source.scheme in ("hard", "fp16", "lpld") or (source.scheme, source.prior) == ("vq", "replay")
+            plain = source.schedule == "constant" and (source.keep == 1 or source.scheme == "lpld")
+            if accuracy is not None and known and plain:
                 found.append((ipc, settings.epochs * entry.bytes["all"], accuracy, entry))
     return found
 
 
 def draw(axes: Any, found: list[tuple[int, float, float, Entry]], settings: Settings) -> Law:
-    """Accuracy against images a class for equal bytes of everything: lines by the law, dots as students reached it."""
+    """Accuracy against images a class for equal bytes of everything: lines by a law, dots as students reached it."""
     ours = [each for each in found if each[3].source.scheme in ("vq", "hard")]
     law = fit(*(np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]))
     ipc = np.geomspace(min(IPCS), max(IPCS), 100)
-    for budget in BUDGETS:
+    for budget in () if law.doubt else BUDGETS:
         label_bytes = budget / (settings.classes * ipc) - PIXELS
         enough = label_bytes >= 0  # for the images alone
         axes.plot(ipc[enough], law.accuracy(ipc[enough], label_bytes[enough]), label=f"{budget / 1e6:g} MB")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from examples.glyphs import structure, teacher
 
 TEMPERATURES = (20.0, 4.0, 2.0)
+MADE_AT = {"tinyvit": 1.0, "one": 1.0}  # labels that are of this temperature: students of it too
 PRUNED = (10, 20, 40)  # LPLD: one batch in so many is kept
 KEPT = (10, 50, 100)  # logits of LPQLD's MR-k and of TinyViT
 RATES = {
@@ -16,7 +17,7 @@ RATES = {
     "none": (16, 8, 4),
     "image": (2, 0, 4, 8, 16, 1),
 }
-FAISS = ("OPQ4_64,PQ4x8", "OPQ8_64,PQ8x8", "OPQ16_64,PQ16x8")
+FAISS = ("OPQ4_64,PQ4x8", "OPQ8_64,PQ8x8", "OPQ16_64,PQ16x8", "PCA64,RQ4x8", "PCA64,RQ8x8", "OPQ16_128,PQ16x8")
 VQAE_RATES = (8, 16, 57)  # 57 bytes are 35 times less than fp16, the middle of what the paper says of itself
 FIT = 20.0  # the temperature that codecs are fitted for unless a source says otherwise
 
@@ -65,7 +66,8 @@ class Source:
         """Those of its students: one where it sets the temperature itself, or was fitted for one of its own."""
         if self.scheme == "hard" or self.schedule != "constant":
             return TEMPERATURES[:1]
-        return TEMPERATURES if self.fit == FIT else (self.fit,)
+        own = (MADE_AT[self.scheme],) if self.scheme in MADE_AT else ()
+        return TEMPERATURES + own if self.fit == FIT else (self.fit,)
 
 
 def sources() -> Iterator[Source]:
@@ -83,6 +85,7 @@ def sources() -> Iterator[Source]:
     yield from (Source("vq", "replay", size, fit=4.0) for size in (16, 8))
     for alignment in ("grid", "smooth", "none"):
         yield Source("vq", "replay", 8, keep=10, schedule="step", alignment=alignment)
+    yield Source("fp16", schedule="step")
 
 
 def _rivals() -> Iterator[Source]:

@@ -86,7 +86,7 @@ def shares(entry: Entry, temperature: float | None, all_of_them: list[Entry]) ->
     def reached(e: Entry) -> dict[int, float]:
         return e.at(e.best() if temperature is None else temperature)
 
-    ends = {e.source.scheme: reached(e) for e in all_of_them if e.source.scheme in ("hard", "fp16")}
+    ends = {e.source.scheme: reached(e) for e in all_of_them if e.source in (Source("hard"), Source("fp16"))}
     runs = reached(entry), ends.get("hard", {}), ends.get("fp16", {})
     common = sorted(set.intersection(*(set(found) for found in runs)))
     if not common:

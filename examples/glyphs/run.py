@@ -44,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--quick", action="store_true", help="100 classes, under a minute on two cores")
     for field in dataclasses.fields(Settings):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"{field.default}")
+        kind: dict[str, Any] = {"type": type(field.default)}
+        if field.default is False:
+            kind = {"action": "store_true", "default": None}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **kind, help=f"{field.default}")
     parser.add_argument("--seeds", type=int, default=3, help="students for each source of labels")
     parser.add_argument("--temperature", type=float, default=20.0)
     parser.add_argument("--student", default="convnet", choices=models.STUDENTS)
@@ -68,7 +71,9 @@ def _timed(what: str, work: Callable[[], str]) -> None:
 def _data(settings: Settings, _: argparse.Namespace) -> None:
     def work() -> str:
         glyphs = settings.glyphs
-        return f"{glyphs.classes} classes, {len(glyphs.train)} + {len(glyphs.test)} faces, {glyphs.fingerprint()}"
+        faces = f"{len(glyphs.train)} + {len(glyphs.test)} faces"
+        unseen = f"{100 * glyphs.unseen.mean():.1f} % of the test in none to learn from"
+        return f"{glyphs.classes} classes, {faces}, {unseen}, {glyphs.fingerprint()}"
 
     _timed("data", work)
 
@@ -112,7 +117,11 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
     here: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
     results["settings"] = {k: v for k, v in settings.facts().items() if k != "ipc"}
     with _stopwatch(results, "teacher", settings.teacher_path()):
-        here["teacher"] = teacher.train(settings)[1]  # the last bits of its weights depend on the processor
+        net, here["teacher"] = teacher.train(settings)
+    if results.setdefault("teacher", teacher.fingerprint(net)) != teacher.fingerprint(net):
+        raise ValueError(  # the last bits of its weights depend on the processor
+            f"{path} holds students of another teacher's labels; move it away to begin again"
+        )
     results["machines"] = [*(m for m in results.get("machines", []) if m != here), here]
     for seed, ipc in itertools.product(range(options.seeds), IPCS):
         local = dataclasses.replace(settings, ipc=ipc)

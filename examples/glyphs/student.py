@@ -1,4 +1,4 @@
-"""The student: learns from views and labels, in one pass over all rows, and is tested on faces nobody has seen.
+"""The student: learns from views and labels, in one pass over all rows, and is tested on faces that were held out.
 
 SRe2L's protocol: AdamW, cosine, KL at a temperature, no factor T^2. The label source is all that differs between runs:
 views, their order and the test are the same; a seed changes the student's first weights and nothing else.

@@ -54,16 +54,16 @@ def take_step(
 def accuracy(net: nn.Module, settings: Settings) -> float:
     """Share of the test views, per cent, of which the largest logit is the class."""
     net.eval()
-    images, recipe, right = settings.test_images, settings.test_recipe, 0
+    images, recipe, tested, right = settings.test_images, settings.test_recipe, settings.tested, 0
     with torch.inference_mode():
         for epoch in range(TEST_VIEWS):
-            for start in range(0, len(images), TEST_BATCH):
-                ids = np.arange(start, min(start + TEST_BATCH, len(images)))
+            for start in range(0, len(tested), TEST_BATCH):
+                ids = tested[start : start + TEST_BATCH]
                 x = perturb.views(images, recipe, recipe.parameters(epoch, ids), perturb.TESTING)
                 found = net(x.contiguous(memory_format=torch.channels_last)).argmax(1).cpu().numpy()
                 right += int((found == ids % settings.classes).sum())
     net.train()
-    return 100 * right / (TEST_VIEWS * len(images))
+    return 100 * right / (TEST_VIEWS * len(tested))
 
 
 def progress(what: str, steps: Iterable[int], total: int, *, done: int = 0) -> Iterable[int]:

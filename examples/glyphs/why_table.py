@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from examples.glyphs import retention_law, structure
+from examples.glyphs import rate, retention_law, run, structure
 from examples.glyphs.data import SIDE
 from examples.glyphs.main_sources import PRUNED, WARM, Grid, middle
-from examples.glyphs.main_table import COMMAND, found_sets, runs_of
+from examples.glyphs.main_table import COMMAND, Sets, every_set, found_sets, runs_of
 from examples.glyphs.rate_table import GAP
 from examples.glyphs.retention_figures import front
 from examples.glyphs.retention_sources import Source
@@ -28,8 +28,8 @@ Point = tuple[float, float, str]  # bytes of images and labels, accuracy, what i
 def tables(results: dict[str, Any], grid: Grid) -> Iterator[str]:
     """All of them, line by line; those of which nothing is known are left out."""
     classes = grid.settings.classes
-    parts = [*_measured(results, grid), *_pruned(results, grid), *_broken(results, grid), *_laws(results, grid)]
-    if parts:
+    kinds = (_measured, _pruned, _broken, _laws, _front)
+    if parts := [line for kind in kinds for line in kind(results, grid)]:
         yield f"## Why the images matter, {classes:,} classes (`{COMMAND} why --classes {classes}`)\n"
         yield from parts
 
@@ -45,8 +45,8 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> Iterator[str]:
 
 def _measured(results: dict[str, Any], grid: Grid) -> Iterator[str]:
     why = results.get("why", {})
-    ipc = max((ipc for ipc in grid.ipcs for m in grid.methods if repr(grid.of(m, ipc)) in why), default=0)
-    found = {m: why[repr(grid.of(m, ipc))] for m in grid.methods if ipc and repr(grid.of(m, ipc)) in why}
+    ipc = middle(grid)
+    found = {m: why[repr(grid.of(m, ipc))] for m in grid.methods if repr(grid.of(m, ipc)) in why}
     names = list(next(iter(found.values()), {}))
     rows = [[method, *(f"{each[name]:.3g}" for name in names)] for method, each in found.items()]
     yield from _table(f"Images and their labels, {ipc} images a class", ["images", *names], rows)
@@ -79,13 +79,13 @@ def _broken(results: dict[str, Any], grid: Grid) -> Iterator[str]:
     yield from _table(title, ["images", "what is left", *(f"k = {k}" for k in structure.KEPT)], rows)
 
 
-def points(results: dict[str, Any], grid: Grid) -> dict[str, list[tuple[int, float, float, str]]]:
+def points(sets: Sets, grid: Grid) -> dict[str, list[tuple[int, float, float, str]]]:
     """Students by method: images a class, bytes of labels an image, accuracy, and the labels' name.
 
     Of the first seed, which all of them have: lucky seeds differ by more than labels do.
     """
     found: dict[str, list[tuple[int, float, float, str]]] = {}
-    for (method, ipc), each in found_sets(results, grid).items():
+    for (method, ipc), each in sets.items():
         for entry in each:
             if 0 in (runs := entry.at(WARM)):
                 label_bytes = grid.settings.epochs * entry.bytes["all"]
@@ -93,11 +93,12 @@ def points(results: dict[str, Any], grid: Grid) -> dict[str, list[tuple[int, flo
     return found
 
 
-def pareto(found: dict[str, list[tuple[int, float, float, str]]], classes: int) -> list[Point]:
-    """Those sets of images and labels that no other one beats in both bytes and accuracy."""
+def pareto(results: dict[str, Any], grid: Grid) -> list[Point]:
+    """Those sets of images and labels that no other one beats in both bytes and accuracy, of either page."""
+    known = rate.read(run.RESULTS / "retention.json")["cells"] | results["cells"]
     every = [
-        (ipc * classes * (SIDE**2 + size), accuracy, f"{method}, {ipc} a class, {name}")
-        for method, each in found.items()
+        (ipc * grid.settings.classes * (SIDE**2 + size), accuracy, f"{method}, {ipc} a class, {name}")
+        for method, each in points(every_set({"cells": known}, grid), grid).items()
         for ipc, size, accuracy, name in each
     ]
     best = set(front([(size, accuracy) for size, accuracy, _ in every]))
@@ -105,15 +106,17 @@ def pareto(found: dict[str, list[tuple[int, float, float, str]]], classes: int) 
 
 
 def _laws(results: dict[str, Any], grid: Grid) -> Iterator[str]:
-    found, rows = points(results, grid), []
+    found, rows = points(found_sets(results, grid), grid), []
     for method, each in found.items():
         ours = [point for point in each if point[3].startswith(("ours", "hard", "fp16"))]
         if len({ipc for ipc, *_ in ours}) > 2:  # fewer sizes tell nothing of how the error falls
             columns = [np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]]
-            rows.append([method, str(len(ours)), f"`{retention_law.fit(*columns)}`"])
+            rows.append([method, str(len(ours)), str(retention_law.fit(*columns))])
     title = "Images or labels, first seed: I images a class, L bytes of labels an image; of hard, fp16 and our labels"
-    yield from _table(title, ["images", "sets", "law"], rows)
-    best = [[f"{s / 1e6:.2f}", f"{a:.1f}", name] for s, a, name in pareto(found, grid.settings.classes)]
-    yield from _table(
-        "Sets that no other one beats, first seed", ["MB of images and labels", "accuracy, %", "set"], best
-    )
+    yield from _table(title, ["images", "sets", "law, in points of accuracy"], rows)
+
+
+def _front(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    rows = [[f"{size / 1e6:.2f}", f"{accuracy:.1f}", name] for size, accuracy, name in pareto(results, grid)]
+    title = f"Sets that no other one beats, of all students of this page and of RETENTION.md at T = {WARM:g} or DKR"
+    yield from _table(f"{title}, first seed", ["MB of images and labels", "accuracy, %", "set"], rows)
