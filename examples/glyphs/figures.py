@@ -62,10 +62,11 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     yield "|---" * (1 + len(names)) + "|"
     for ipc in sorted({ipc for ipc, _ in runs}):
         cells = [runs.get((ipc, name), []) for name in names]
-        texts = (f"{np.mean(c):.2f} +- {np.std(c):.2f} ({len(c)})" if c else "" for c in cells)
+        spreads = (f" +- {np.std(c):.2f}" if len(c) > 1 else "" for c in cells)
+        texts = (f"{np.mean(c):.2f}{s} ({len(c)})" if c else "" for c, s in zip(cells, spreads, strict=True))
         yield f"| {ipc} | " + " | ".join(texts) + " |"
-    yield ""
     if results["seconds"]:
+        yield ""
         yield "Seconds, the first time each: " + "; ".join(f"{k}: {v:.0f}" for k, v in results["seconds"].items()) + "."
     if "spectrum" in results:
         yield ""

@@ -16,7 +16,7 @@ SHOWN = [
     Source("hard"), Source("fp16"), Source("teacher"), *(Source("vq", "replay", size) for size in (16, 8, 4, 2)),
     Source("vq", "replay", 8, keep=10), Source("vq", "image", 2), Source("vq", "image", 0),
     Source("lpqld", k=50, keep=10, schedule="step", alignment="grid"), Source("lpld", keep=10),
-    Source("faiss", index="OPQ8_64,PQ8x8"), Source("vqae", bytes=8), Source("tinyvit", k=100),
+    Source("faiss", index="OPQ8_64,PQ8x8"), Source("vqae", bytes=8), *(Source("tinyvit", k=k) for k in (100, 10)),
 ]  # fmt: skip
 
 
