@@ -9,11 +9,11 @@ import numpy as np
 
 from examples.glyphs import retention_law
 from examples.glyphs.rate_figures import COLOURS
-from examples.glyphs.retention_table import WARM, Entry, entries
+from examples.glyphs.retention_table import WARM, Entry, at_its_own, entries
 from examples.glyphs.settings import Settings
 
 RIVALS = {
-    "lpld": ("^", "LPLD"), "lpqld": ("v", "LPQLD"), "tinyvit": ("P", "TinyViT"), "faiss": ("s", "OPQ of faiss"),
+    "lpld": ("^", "LPLD"), "lpqld": ("v", "LPQLD"), "tinyvit": ("P", "TinyViT"), "faiss": ("s", "faiss"),
     "vqae": ("D", "VQAE"), "one": ("*", "one label per image"), "int8": ("<", "int8"), "fp16": (">", "fp16"),
 }  # fmt: skip
 PARTS = (
@@ -30,7 +30,7 @@ def plot(results: dict[str, Any], settings: Settings, folder: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    found = [entry for entry in entries(results, settings) if WARM in entry.runs]
+    found = [at_its_own(entry) for entry in entries(results, settings) if WARM in entry.runs]
     if not found:
         raise ValueError("there are no students to draw yet: python -m examples.glyphs.retention run")
     with mpl.rc_context({"svg.hashsalt": "retention"}):
@@ -73,8 +73,8 @@ def _accuracies(axes: Any, found: list[Entry]) -> None:
             axes.axhline(np.mean(entry.runs[WARM]), color="0.6", linewidth=0.8, linestyle="--", label="hard labels")
     axes.set(
         xscale="log",
-        xlabel="bytes a label, all-in",
-        ylabel=f"accuracy of the student, %, T = {WARM:g}",
+        xlabel=f"bytes a label, all-in; students at T = {WARM:g}, or at the temperature of their labels",
+        ylabel="accuracy of the student, %",
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)

@@ -11,7 +11,7 @@ import numpy as np
 from examples.glyphs import models
 from examples.glyphs.rate_measure import MANY_ROWS
 from examples.glyphs.rate_table import GAP
-from examples.glyphs.retention_sources import FIT, TEMPERATURES, Source
+from examples.glyphs.retention_sources import FIT, MADE_AT, TEMPERATURES, Source
 from examples.glyphs.settings import Settings
 
 COMMAND = "python -m examples.glyphs.retention"
@@ -51,6 +51,12 @@ class Entry:
     def best(self) -> float:
         """The temperature with the highest mean accuracy."""
         return max(self.runs, key=lambda temperature: float(np.mean(self.runs[temperature])))
+
+
+def at_its_own(entry: Entry) -> Entry:
+    """Labels that are of one temperature alone, as if their students at it were those of WARM; others as they are."""
+    own = MADE_AT.get(entry.source.scheme)
+    return dataclasses.replace(entry, by_seed={WARM: entry.by_seed[own]}) if own in entry.by_seed else entry
 
 
 def entries(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> list[Entry]:
