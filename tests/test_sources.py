@@ -147,6 +147,11 @@ def write(path: Path, array: Any, **options: Any) -> Path:
     return path
 
 
+def text(path: Path, words: str) -> Path:
+    path.write_text(words)
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "words"),
     [
@@ -162,6 +167,7 @@ def write(path: Path, array: Any, **options: Any) -> Path:
         (lambda f: write(f / "a.npy", LOGITS[0]), ValueError, r"a.npy: logits must have shape .* got \[7\]"),
         (lambda f: write(f / "a.npy", np.asfortranarray(LOGITS)), ValueError, "stored column by column"),
         (lambda f: write(f / "a.npy", np.array([{}]), allow_pickle=True), ValueError, "not a .npy file of numbers"),
+        (lambda f: text(f / "a.npy", "no array"), ValueError, "not a .npy file of numbers: the magic string"),
         (lambda f: lambda rows: LOGITS, ValueError, r"does not tell how many rows there are: open_source"),
     ],
 )

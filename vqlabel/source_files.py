@@ -151,7 +151,7 @@ def _counted(name: str) -> list[Any]:
 
 def _open_npy(path: str) -> Source:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a .npy file of numbers: {error}") from None
     if array.ndim == 2 and not array.flags.c_contiguous:
