@@ -1,8 +1,9 @@
-"""What test_imagenet.py needs: small pictures, networks, command lines, stand-ins for libraries."""
+"""What the tests of the scripts for image folders share: pictures, networks, command lines, stand-ins for libraries."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,23 @@ def picture(number: int, height: int = 48, width: int = 48) -> Any:
     colour = [255 * (number // EACH >> bit & 1) for bit in range(3)]
     noise = random.integers(0, 160, (height, width, 3)) * random.random()
     return Image.fromarray(np.abs(np.array(colour) - noise).astype(np.uint8))
+
+
+def drawn(folder: Path) -> Path:
+    """The folder, with images/ and networks.py in it."""
+    for number in range(CLASSES * EACH):
+        name = folder / "images" / f"new{number // EACH:03d}" / f"image_{number}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(name)
+    (folder / "networks.py").write_text(NETWORKS)
+    return folder
+
+
+def refused(main: Callable[[list[str]], None], arguments: list[str]) -> str:
+    """What a script says when it gives up."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return str(stopped.value)
 
 
 def command(made: Path, codec: str, out: str, *more: str) -> list[str]:

@@ -6,12 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GOLDEN, ROOT
+from conftest import GOLDEN, ROOT, Run
 from hub_stub import TOKEN, Hub, Repo
 from huggingface_hub import constants
 
@@ -19,7 +19,6 @@ from vqlabel import LabelFile
 from vqlabel.card import card, section
 from vqlabel.cli import main
 
-Run = Callable[..., tuple[int, str, str]]
 GOOD = GOLDEN / "v1_vq_g3x11.safetensors"
 LABELS = "labels.safetensors"
 
@@ -234,6 +233,7 @@ def test_pull_overwrites_nothing(hub: Hub, run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     assert "exists; delete it or choose another name" in refused(run, "pull", "me/labels", "-o", tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "mine"
+    assert "gone is not there: make the folder" in refused(run, "pull", "me/labels", "-o", tmp_path / "gone" / "mine")
     assert hub.asked == []
 
 

@@ -14,6 +14,7 @@ from vqlabel._version import __version__
 from vqlabel.card import card, check_name, section, updated
 from vqlabel.errors import Corrupt, FormatError
 from vqlabel.file import LabelFile
+from vqlabel.outputs import check_free
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
 
@@ -46,8 +47,8 @@ def push(options: argparse.Namespace) -> int:
 
 def pull(options: argparse.Namespace) -> int:
     """Get a label file into the hub's cache, and from there to where it is wanted."""
-    if options.out and os.path.exists(options.out):
-        raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+    if options.out:
+        check_free(options.out)
     with _asking(options.repo_id, options.name) as api:
         kind = {"repo_type": options.repo_type}
         path = api.hf_hub_download(options.repo_id, options.name, revision=options.revision, **kind)
