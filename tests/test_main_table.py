@@ -1,10 +1,9 @@
-"""The main table, over images of every method: what is run, what is taken over, and what the tables say."""
+"""The main table, over images of every method: what is run, and what the tables say."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from examples.glyphs.retention import Cell
 from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
+from examples.glyphs.training import Accuracy
 
 TINY = dataclasses.replace(QUICK, methods=("random", "lpld", "noise"), ipcs=(1, 2, 3))
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,18 +80,6 @@ def test_every_student_has_a_key_of_its_own_and_noise_has_two() -> None:
     assert len({cell.key("teacher") for cell in every}) == len(kinds)
     noise = {cell.source.scheme for cell in every if cell.settings.method == "noise"}
     assert noise == {"fp16", "hard"}
-
-
-def test_students_of_the_other_table_are_taken_over_and_not_trained_again(tmp_path: Path) -> None:
-    known = json.loads((run.RESULTS / "retention.json").read_text())["cells"]
-    name = next(iter(known.values()))["teacher"]
-    main._take_over(GRIDS[1000], name, tmp_path / "main.json")
-    found = rate.read(tmp_path / "main.json")["cells"]
-    for seed in range(3):
-        for source in (Source("fp16"), Source("hard"), Source("vq", "replay", 8)):
-            cell = GRIDS[1000].cell(source, GRIDS[1000].of("random", 5), seed)
-            assert found[cell.key(name)] == known[cell.key(name)]
-    assert {cell["settings"].get("method", "random") for cell in found.values()} == {"random"}
 
 
 def test_retention_and_gap_stand_beside_the_accuracy() -> None:
@@ -162,7 +150,7 @@ def test_a_set_that_another_one_beats_is_not_on_the_front() -> None:
     assert [accuracy for _, accuracy, _ in front] == sorted({accuracy for _, accuracy, _ in front})
 
 
-def test_labels_that_only_the_other_page_has_are_on_the_front() -> None:
+def test_labels_that_the_main_table_has_not_are_on_the_front() -> None:
     settings, size = TINY.of("lpld", 2), {"labels": 0.0, "augmentation": 0.0, "all": 0.5, "many": 0.5}
     cell = TINY.cell(Source("vq", "image", 0, keep=10, schedule="step"), settings, 0)
     found = results()
@@ -174,17 +162,16 @@ def test_labels_that_only_the_other_page_has_are_on_the_front() -> None:
     }
 
 
-def test_the_front_of_a_thousand_classes_has_what_retention_found() -> None:
-    known = rate.read(run.RESULTS / "retention.json")["cells"].values()
-    best = max(cell["accuracy"] for cell in known if _first(cell))
-    front = why_table.pareto({"cells": {}}, GRIDS[1000])
-    assert front[-1][1] == best
-    assert front[-1][2].startswith("random, 5 a class")
-
-
-def _first(cell: dict[str, Any]) -> bool:
-    """Whether it is of the first seed, at the temperature of the tables, and of the settings of both pages."""
-    return (cell["settings"], cell["seed"], cell["temperature"]) == (Settings().facts(), 0, 20.0)
+def test_tables_of_new_renderings_are_of_students_that_were_tested_on_them() -> None:
+    found, grid = results(), dataclasses.replace(TINY, test="unseen")
+    assert not list(main_table.tables(found, grid))
+    for cell in found["cells"].values():
+        cell["unseen"] = cell["accuracy"] - 5
+    text = "\n".join(main_table.tables(found, grid))
+    assert "| fp16 | 41 | 0.00328 | 76.4 +- 0.5 (2); 100.0; 100 | 78.4 +- 0.5 (2); 100.0; 100 |" in text
+    assert "of fp16 labels 5.0 to 5.0 points, of hard labels 5.0 to 5.0 points." in text
+    assert "Tested on" not in "\n".join(main_table.tables(found, TINY))
+    assert "| random | 77.4 | -0.2 (2) | -0.9 (2) | -2.9 (2) |" in "\n".join(why_table.tables(found, grid))
 
 
 def test_a_page_may_have_two_tables(tmp_path: Path) -> None:
@@ -219,10 +206,10 @@ def test_the_command_runs_what_is_missing_and_nothing_twice(
 ) -> None:
     ran: list[str] = []
 
-    def taught(cell: Cell, stored: Stored) -> float:
+    def taught(cell: Cell, stored: Stored) -> Accuracy:
         assert stored.epochs
         ran.append(f"{cell.settings.method}: {cell}")
-        return accuracy(cell)
+        return Accuracy(accuracy(cell), 1.0)
 
     monkeypatch.setattr(retention, "taught", taught)
     arguments = ["--quick", "--method", "random", "--method", "noise", "--ipc", "1", "--seeds", "1"]
@@ -277,7 +264,7 @@ def test_run_main_is_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_sets_are_timed_and_weighed(
     glyphs_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(retention, "taught", lambda cell, _: accuracy(cell))
+    monkeypatch.setattr(retention, "taught", lambda cell, _: Accuracy(99.0, accuracy(cell)))
     monkeypatch.setattr(large, "SOURCES", (Source("hard"), Source("vq", "replay", 2)))
     for _ in range(2):
         large.command(["run", "--quick", "--method", "random"])

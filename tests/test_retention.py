@@ -33,6 +33,7 @@ from examples.glyphs.retention_labels import Stored
 from examples.glyphs.retention_sources import Source, sources
 from examples.glyphs.retention_student import Soft
 from examples.glyphs.settings import Settings
+from examples.glyphs.training import Accuracy
 from vqlabel.schedules import GridAlignment, SmoothAlignment
 
 TINY = Settings(classes=20, ipc=2, epochs=4, batch=20, teacher_steps=24)
@@ -77,28 +78,30 @@ def test_a_grid_keeps_what_is_done_and_reports_what_fails(
 ) -> None:
     ran: list[str] = []
 
-    def taught(cell: Cell, _: Stored) -> float:
+    def taught(cell: Cell, _: Stored) -> Accuracy:
         if cell.source.name == "int8" and "int8" not in ran:
             ran.append("int8")
             raise FloatingPointError("the loss was nan")
         ran.append(cell.source.name)
-        return 50.0
+        return Accuracy(50.0, 40.0)
 
     monkeypatch.setattr(retention, "taught", taught)
     path, wanted = tmp_path / "results.json", [cell(Source(scheme)) for scheme in ("hard", "int8", "fp16")]
     assert retention.work(labels, wanted, path) == ["int8, T = 20, seed 0: the loss was nan"]
     assert retention.work(labels, wanted, path) == []
     assert ran == ["hard", "int8", "fp16", "int8"]
-    assert [found["name"] for found in rate.read(path)["cells"].values()] == ["hard", "fp16", "int8"]
+    kept = rate.read(path)["cells"].values()
+    assert [found["name"] for found in kept] == ["hard", "fp16", "int8"]
+    assert {(found["accuracy"], found["unseen"]) for found in kept} == {(50.0, 40.0)}
 
 
 def test_an_interrupted_grid_goes_on(
     labels: rate_measure.Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, wanted = tmp_path / "results.json", [cell(Source("hard")), cell(Source("fp16"))]
-    accuracies = iter([50.0, KeyboardInterrupt()])
+    accuracies = iter([Accuracy(50.0, 40.0), KeyboardInterrupt()])
 
-    def taught(*_: object) -> float:
+    def taught(*_: object) -> Accuracy:
         found = next(accuracies)
         if isinstance(found, BaseException):
             raise found

@@ -304,7 +304,7 @@ def test_losses_are_means_over_groups_at_the_first_step_and_the_last(steps: int,
 @pytest.fixture(scope="module")
 def taught_by_noise(net: torch.nn.Module) -> float:
     settings = of("noise", epochs=40)
-    return student.train(settings, student.soft(distill.labels(settings), 20.0), seed=0)
+    return student.train(settings, student.soft(distill.labels(settings), 20.0), seed=0).whole
 
 
 @pytest.mark.parametrize("method", OPTIMISED)
@@ -313,7 +313,7 @@ def test_images_come_closer_to_the_statistics_and_teach_more_than_noise(
 ) -> None:
     monkeypatch.setattr(statistics, "VIEWS", 40)
     settings = of(method, 60, epochs=40)
-    reached = student.train(settings, student.soft(distill.labels(settings), 20.0), seed=0)
+    reached = student.train(settings, student.soft(distill.labels(settings), 20.0), seed=0).whole
     losses = sets.provenance(of(method, 60).images_path())["losses"]
     least = 3 if method == "lpld" else 5  # two images of a class differ more from step to step than twenty of all
     assert losses["bn"][1] < losses["bn"][0] / least

@@ -62,7 +62,7 @@ def learned(decoder: LabelDecoder, settings: Settings) -> float:
             pace = student.RATE * training.rate_at(next(bar), steps, steps // 20)
             training.take_step(net, adam, pace, views, functools.partial(labels.to(settings.device).kl, temperature=T))
     next(bar, None)
-    return training.accuracy(net, settings)
+    return training.accuracy(net, settings).whole
 
 
 def compressed(settings: Settings) -> LabelFile:
@@ -95,7 +95,7 @@ class Demo:
         full = self._stage(f"3. its labels for {rows:,} views", lambda: distill.labels(s))
         small = self._stage(f"4. the same in {SIZE} bytes each: fit, encode", lambda: compressed(s))
         works: dict[str, Callable[[], float]] = {
-            "hard": lambda: student.train(s, student.hard(s.classes), seed=0),
+            "hard": lambda: student.train(s, student.hard(s.classes), seed=0).whole,
             "fp16": lambda: learned(LabelDecoder(full.path), s),
             "vqlabel": lambda: learned(LabelDecoder(small.path), s),
         }

@@ -19,7 +19,7 @@ from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 from vqlabel import LabelEncoder
 
-LARGE = Settings(classes=4471, family="sans", ipc=10, epochs=4, batch=500, teacher_steps=900, unseen=True)
+LARGE = Settings(classes=4471, family="sans", ipc=10, epochs=4, batch=500, teacher_steps=900)
 STEPS = 20  # of lpld's images: 45,000 of them are many
 SOURCES = (Source("fp16"), Source("hard"), *(Source("vq", "replay", size) for size in (8, 4, 2)))
 EFFORT = 0.1
@@ -45,7 +45,8 @@ def measure(cell: Cell, labels: Labels) -> dict[str, Any]:
     accuracy = retention.taught(cell, stored)
     seconds["student"] = time.perf_counter() - begin
     told = {**cell.facts(), "teacher": labels.teacher, "rows": len(labels.logits), "machine": machine()}
-    return {**told, "accuracy": accuracy, "bytes": size, "seconds": seconds}
+    reached = {"accuracy": accuracy.whole, "unseen": accuracy.unseen}
+    return {**told, **reached, "bytes": size, "seconds": seconds}
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
@@ -68,7 +69,7 @@ def table(results: dict[str, Any]) -> Iterator[str]:
             f"{each:.4g}",
             f"{each * cell['rows'] / 1e6:.4g}",
         ]
-        yield "| " + " | ".join([*words, *times, f"{cell['accuracy']:.2f}"]) + " |"
+        yield "| " + " | ".join([*words, *times, f"{cell['unseen']:.2f}"]) + " |"
 
 
 def cells(settings: Settings, effort: float, methods: Sequence[str]) -> Iterator[Cell]:
@@ -110,7 +111,7 @@ def _run(wanted: list[Cell], path: Path) -> None:
         found = measure(cell, labels)
         with retention.locked(path) as results:
             results["cells"][cell.key(name)] = found
-        print(f"{cell.settings.method}, {cell}: {found['accuracy']:.2f} %", flush=True)
+        print(f"{cell.settings.method}, {cell}: {found['unseen']:.2f} %", flush=True)
 
 
 if __name__ == "__main__":

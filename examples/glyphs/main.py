@@ -42,12 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", action="append", help="of the images; may be repeated")
     parser.add_argument("--ipc", type=int, action="append", help="images a class; may be repeated")
     parser.add_argument("--only", action="append", default=[], help="labels with this in their name; may be repeated")
-    parser.add_argument("--unseen", action="store_true", help="test on renderings that no face to learn from has")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--results", type=Path, help="results/main.json")
     options = parser.parse_args(arguments)
     grid = QUICK if options.quick else GRIDS[options.classes]
-    grid = dataclasses.replace(grid, settings=dataclasses.replace(grid.settings, unseen=options.unseen))
     try:
         grid = dataclasses.replace(grid, methods=options.method or grid.methods, ipcs=options.ipc or grid.ipcs)
         for method, ipc in itertools.product(grid.methods, grid.ipcs):
@@ -66,7 +64,6 @@ def _run(grid: Grid, options: argparse.Namespace) -> None:
 def _train(every: Iterable[tuple[Settings, list[Cell]]], grid: Grid, options: argparse.Namespace) -> None:
     failed = []
     name = teacher.fingerprint(teacher.train(grid.settings)[0])
-    _take_over(grid, name, options.results)
     for settings, wanted in _chosen(every, options):
         done = rate.read(options.results)["cells"]
         missing = [cell for cell in wanted if cell.key(name) not in done]
@@ -80,7 +77,6 @@ def _train(every: Iterable[tuple[Settings, list[Cell]]], grid: Grid, options: ar
 
 def _keep_losses(settings: Settings, path: Path) -> None:
     """How the images were made, for the table."""
-    settings = dataclasses.replace(settings, unseen=False)  # which is about the test
     if settings.method == "random" or repr(settings) in rate.read(path).get("images", {}):
         return
     told = sets.provenance(settings.images_path())
@@ -93,15 +89,6 @@ def _chosen(
 ) -> Iterator[tuple[Settings, list[Cell]]]:
     for settings, each in every:
         yield settings, [cell for cell in each if any(part in cell.source.name for part in options.only or [""])]
-
-
-def _take_over(grid: Grid, name: str, path: Path) -> None:
-    """Copy the students of this teacher that were trained for RETENTION.md, under the same keys."""
-    known = rate.read(run.RESULTS / "retention.json")["cells"]
-    keys = {cell.key(name) for _, each in cells(grid, 3) for cell in each} & known.keys()
-    if keys - rate.read(path)["cells"].keys():
-        with retention.locked(path) as results:
-            results["cells"] |= {key: known[key] for key in sorted(keys)}
 
 
 def _list(grid: Grid, options: argparse.Namespace) -> None:
@@ -121,8 +108,7 @@ def _table(grid: Grid, options: argparse.Namespace) -> None:
         return
     kinds = itertools.product((main_table, why_table), GRIDS.values())
     lines = [line for kind, each in kinds for line in kind.tables(results, each)]
-    for classes in GRIDS:
-        lines += unseen_table.table(results, classes, f"python -m examples.glyphs.main run --classes {classes}")
+    lines += unseen_table.table(results, 100)
     rate_table.write("\n".join(lines), PAGE, main_table.BEGIN)
 
 

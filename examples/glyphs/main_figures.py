@@ -10,9 +10,8 @@ import numpy as np
 from examples.glyphs import why_table
 from examples.glyphs.data import SIDE
 from examples.glyphs.main_sources import PRUNED, WARM, Grid, middle
-from examples.glyphs.main_table import found_sets, runs_of
+from examples.glyphs.main_table import every_set, found_sets, runs_of
 from examples.glyphs.retention_sources import Source
-from examples.glyphs.retention_table import entries
 
 COLOURS = {"random": "0.2", "rded": "#b8560f", "rded1": "#d9a441", "sre2l": "#1f5fa8", "cda": "#3f9fb5",
            "lpld": "#8a3f8f", "noise": "0.7"}  # fmt: skip
@@ -57,8 +56,9 @@ def _front(axes: Any, results: dict[str, Any], grid: Grid) -> None:
 
 
 def _pruned(axes: Any, results: dict[str, Any], grid: Grid) -> None:
-    for method in grid.methods:
-        each = entries(results, grid.of(method, middle(grid)))
+    for (method, ipc), each in every_set(results, grid).items():
+        if ipc != middle(grid):
+            continue
         runs = {keep: found for keep in PRUNED if (found := runs_of(each, Source("fp16", keep=keep)))}
         seeds = set.intersection(*map(set, runs.values())) if runs else set()  # lucky seeds differ by more
         known = {keep: float(np.mean([found[seed] for seed in seeds])) for keep, found in runs.items() if seeds}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from examples.glyphs import structure, teacher
+from examples.glyphs import structure, teacher, unseen_table
 from examples.glyphs.retention import Cell
 from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
@@ -27,6 +27,7 @@ class Grid:
     ipcs: Sequence[int] = (1, 5, 10)
     effort: float = 0.3  # of fits: with so few rows a longer one only learns them by heart
     steps: int = 0  # of methods that optimise; 0: as many as they do by themselves
+    test: str = unseen_table.TESTS[0]  # what the tables show
 
     def of(self, method: str, ipc: int) -> Settings:
         """The settings of one set of images."""
@@ -34,13 +35,13 @@ class Grid:
         return dataclasses.replace(self.settings, method=method, ipc=ipc, steps=steps)
 
     def cell(self, source: Source, settings: Settings, seed: int) -> Cell:
-        """A student; the effort is of its labels' codec. Those of the default settings are in RETENTION.md already."""
-        return Cell(source, WARM, seed, settings, self.effort if source.fits and settings != Settings() else 1.0)
+        """A student; the effort is of its labels' codec."""
+        return Cell(source, WARM, seed, settings, self.effort if source.fits else 1.0)
 
 
 GRIDS = {
     100: Grid(Settings(classes=100, batch=50, teacher_steps=300)),
-    1000: Grid(Settings(), ipcs=(1, 5)),
+    1000: Grid(Settings(), ipcs=(1, 5), test=unseen_table.TESTS[1]),
 }
 QUICK = Grid(Settings(classes=20, epochs=4, batch=20, teacher_steps=24), ipcs=(1, 2), effort=0.0, steps=4)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.glyphs import unseen_table
 from examples.glyphs.data import SIDE
 from examples.glyphs.main_sources import LESS, WARM, Grid, sources
 from examples.glyphs.rate_table import GAP
@@ -24,28 +25,25 @@ PUBLISHED = ("rded", "sre2l", "cda", "lpld")  # the methods that it is asked of
 Sets = dict[tuple[str, int], list[Entry]]  # students by method and images a class
 
 
-def found_sets(results: dict[str, Any], grid: Grid) -> Sets:
-    """Those of which there are students."""
-    found: Sets = {}
-    for ipc in grid.ipcs:
-        for method in grid.methods:
-            settings, wanted = grid.of(method, ipc), sources(grid.settings.classes)
-            efforts = {grid.cell(source, settings, 0).effort for source in wanted}
-            each = [entry for effort in sorted(efforts) for entry in entries(results, settings, effort)]
-            if each := [entry for entry in each if entry.source in wanted]:
-                found[method, ipc] = each
-    return found
-
-
 def every_set(results: dict[str, Any], grid: Grid) -> Sets:
-    """Those and all others of the same images: with labels that are pruned, broken, or of another prior."""
+    """All students of the images, also of labels that are pruned, broken, or of another prior."""
     found: Sets = {}
-    for method, ipc in itertools.product(grid.methods, grid.ipcs):
-        settings = grid.of(method, ipc)
-        efforts = sorted({1.0, grid.effort})
-        if each := [entry for effort in efforts for entry in entries(results, settings, effort)]:
+    for ipc, method in itertools.product(grid.ipcs, grid.methods):
+        if each := _students(results, grid, method, ipc):
             found[method, ipc] = each
     return found
+
+
+def _students(results: dict[str, Any], grid: Grid, method: str, ipc: int) -> list[Entry]:
+    efforts = sorted({1.0, grid.effort})
+    return [e for effort in efforts for e in entries(results, grid.of(method, ipc), effort, grid.test)]
+
+
+def found_sets(results: dict[str, Any], grid: Grid) -> Sets:
+    """Those of the labels of the main table."""
+    wanted = sources(grid.settings.classes)
+    kept = {key: [e for e in each if e.source in wanted] for key, each in every_set(results, grid).items()}
+    return {key: each for key, each in kept.items() if each}
 
 
 def tables(results: dict[str, Any], grid: Grid) -> Iterator[str]:
@@ -55,12 +53,21 @@ def tables(results: dict[str, Any], grid: Grid) -> Iterator[str]:
         return
     classes = grid.settings.classes
     yield f"## {classes:,} classes, {grid.settings.epochs} epochs of labels\n"
+    yield from _test(results, grid)
     yield from _must(sets, classes)
     for ipc in grid.ipcs:
         if any(number == ipc for _, number in sets):
             yield from _sources(sets, ipc, grid)
     yield from _order(sets, grid)
     yield from _losses(results, grid)
+
+
+def _test(results: dict[str, Any], grid: Grid) -> Iterator[str]:
+    """What students are tested on, where that is not everything."""
+    if grid.test != unseen_table.TESTS[0]:
+        easier = ", ".join(unseen_table.easier(results, grid.settings.classes))
+        yield "Tested on renderings that no face to learn from has. With all of them accuracies are higher:"
+        yield f"{easier}.\n"
 
 
 def _must(sets: Sets, classes: int) -> Iterator[str]:

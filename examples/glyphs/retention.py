@@ -29,6 +29,7 @@ from examples.glyphs import (
     retention_table,
     run,
     student,
+    training,
     unseen_table,
 )
 from examples.glyphs.rate_bench import machine
@@ -104,14 +105,16 @@ def work(labels: Labels, wanted: Sequence[Cell], path: Path) -> list[str]:
             failed.append(f"{cell}: {error}")
             continue
         size = stored.bytes.each(cell.settings.epochs * cell.settings.distilled_recipe.images)
-        found = {**cell.facts(), "teacher": labels.teacher, "accuracy": accuracy, "bytes": size, "machine": machine()}
+        found = {**cell.facts(), "teacher": labels.teacher, "bytes": size, "machine": machine()}
+        found |= {"accuracy": accuracy.whole, "unseen": accuracy.unseen}
         with locked(path) as results:
             results["cells"][cell.key(labels.teacher)] = {**found, "seconds": round(time.perf_counter() - begin, 1)}
-        print(f"{number + 1} of {len(todo)}: {cell}: {accuracy:.2f} %", flush=True)
+        told = f"{accuracy.whole:.2f} %, of what is new {accuracy.unseen:.2f} %"
+        print(f"{number + 1} of {len(todo)}: {cell}: {told}", flush=True)
     return failed
 
 
-def taught(cell: Cell, stored: retention_labels.Stored) -> float:
+def taught(cell: Cell, stored: retention_labels.Stored) -> training.Accuracy:
     """Accuracy of the student of a cell."""
     loss = lesson(cell.source, stored, cell.settings, cell.temperature)
     return student.train(cell.settings, loss, seed=cell.seed, epochs=stored.epochs, precision=PRECISION)
@@ -133,7 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mixing", type=float, default=0.5, help="share of rows with CutMix")
     parser.add_argument("--ipc", type=int, default=5, help="images a class")
     parser.add_argument("--method", default="random", help="how the images are made, as synthesize says")
-    parser.add_argument("--unseen", action="store_true", help="test on renderings that no face to learn from has")
     parser.add_argument("--seeds", type=int, default=3, help="students of each source and temperature")
     parser.add_argument("--temperature", type=float, action="append", help=f"may be repeated; {TEMPERATURES}")
     parser.add_argument("--only", action="append", default=[], help="sources with this in their name; may be repeated")
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         settings = Settings.quick() if options.quick else Settings(ipc=options.ipc)
-        settings = dataclasses.replace(settings, mixing=options.mixing, method=options.method, unseen=options.unseen)
+        settings = dataclasses.replace(settings, mixing=options.mixing, method=options.method)
         options.results = options.results or (settings.folder() if options.quick else run.RESULTS) / "retention.json"
         commands[options.command](settings, options)
     except (ValueError, OSError) as error:
@@ -176,7 +178,7 @@ def _table(settings: Settings, options: argparse.Namespace) -> None:
         return
     mixings = (dataclasses.replace(Settings(), mixing=mixing) for mixing in (0.5, 1.0))
     lines = [line for each in mixings for line in retention_table.tables(results, each)]
-    lines += unseen_table.table(results, settings.classes, "python -m examples.glyphs.retention run")
+    lines += unseen_table.table(results, settings.classes)
     rate_table.write("\n".join(lines), Path(__file__).with_name("RETENTION.md"), retention_table.BEGIN)
     shown = "\n".join(retention_headline.headline(results, Settings()))
     rate_table.write(shown, Path(__file__).parents[2] / "README.md", retention_headline.BEGIN)

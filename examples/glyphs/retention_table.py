@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from examples.glyphs import models
+from examples.glyphs import models, unseen_table
 from examples.glyphs.rate_measure import MANY_ROWS
 from examples.glyphs.rate_table import GAP
 from examples.glyphs.retention_sources import FIT, MADE_AT, TEMPERATURES, Source
@@ -59,16 +59,18 @@ def at_its_own(entry: Entry) -> Entry:
     return dataclasses.replace(entry, by_seed={WARM: entry.by_seed[own]}) if own in entry.by_seed else entry
 
 
-def entries(results: dict[str, Any], settings: Settings, effort: float = 1.0) -> list[Entry]:
+def entries(
+    results: dict[str, Any], settings: Settings, effort: float = 1.0, test: str = unseen_table.TESTS[0]
+) -> list[Entry]:
     """Students of these settings by source, in the order in which they were run, and of the teacher itself."""
     found: dict[Source, Entry] = {}
     wanted = settings.facts(), effort
     for cell in results["cells"].values():
-        if (cell["settings"], cell["effort"]) != wanted:
+        if (cell["settings"], cell["effort"]) != wanted or test not in cell:
             continue
         source = Source(**cell["source"])
         entry = found.setdefault(source, Entry(source, cell["bytes"], {}))
-        entry.by_seed.setdefault(cell["temperature"], {})[cell["seed"]] = cell["accuracy"]
+        entry.by_seed.setdefault(cell["temperature"], {})[cell["seed"]] = cell[test]
     if full := found.get(Source("fp16")):
         found[Source("teacher")] = _teacher(full, settings)
     return list(found.values())

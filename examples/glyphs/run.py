@@ -44,10 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--quick", action="store_true", help="100 classes, under a minute on two cores")
     for field in dataclasses.fields(Settings):
-        kind: dict[str, Any] = {"type": type(field.default)}
-        if field.default is False:
-            kind = {"action": "store_true", "default": None}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **kind, help=f"{field.default}")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"{field.default}")
     parser.add_argument("--seeds", type=int, default=3, help="students for each source of labels")
     parser.add_argument("--temperature", type=float, default=20.0)
     parser.add_argument("--student", default="convnet", choices=models.STUDENTS)
@@ -96,7 +93,8 @@ def _student(settings: Settings, options: argparse.Namespace) -> None:
     for name, source in sources.items():
 
         def work(source: student.Source = source) -> str:
-            runs = [student.train(settings, source, seed=s, student=options.student) for s in range(options.seeds)]
+            seeds = range(options.seeds)
+            runs = [student.train(settings, source, seed=s, student=options.student).whole for s in seeds]
             return f"{np.mean(runs):.2f} % +- {np.std(runs):.2f} over {len(runs)} seeds"
 
         at = "" if name == "hard" else f" at T = {options.temperature:g}"
@@ -133,7 +131,8 @@ def _baseline(settings: Settings, options: argparse.Namespace) -> None:
             key = f"IPC {ipc}, {name}, {options.student}, seed {seed}"
             if key not in results["cells"]:
                 with _stopwatch(results, f"student, IPC {ipc}"):
-                    results["cells"][key] = student.train(local, source, seed=seed, student=options.student)
+                    found = student.train(local, source, seed=seed, student=options.student)
+                    results["cells"][key] = found.whole
                 print(f"{key}: {results['cells'][key]:.2f} %", flush=True)
             shared.write(path, results)
     results["spectrum"] = figures.spectrum(distill.labels(settings), options.results)

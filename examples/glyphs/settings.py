@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from examples.glyphs import data, perturb
 from examples.glyphs.synthesis.options import MADE, METHODS, Optimised, Options
@@ -23,7 +22,7 @@ CROPS: dict[str, Any] = {"height": data.SIDE, "width": data.SIDE, "size": data.S
 TEST_VIEWS = 2  # of every held-out rendering
 
 # Fields that came when there were results: left out of names and keys while they say what was meant before them.
-LATER = {"method": "random", "steps": 0, "unseen": False}
+LATER = {"method": "random", "steps": 0}
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Settings:
     seed: int = 0
     method: str = "random"  # how the distilled images are made
     steps: int = 0  # of methods that optimise; 0: as many as they do by themselves
-    unseen: bool = False  # test only on renderings that no face to learn from has
 
     def __post_init__(self) -> None:
         limits = {"classes": 2, "ipc": 1, "epochs": 1, "batch": 2, "teacher_steps": 8, "seed": 0, "steps": 0}
@@ -92,11 +90,6 @@ class Settings:
     def test_images(self) -> torch.Tensor:
         """Held-out faces [faces * C, 1, 32, 32]; image i is of class i modulo C."""
         return self._images(self.glyphs.test)
-
-    @cached_property
-    def tested(self) -> NDArray[np.int64]:
-        """Numbers of the test images that count."""
-        return np.flatnonzero(self.glyphs.unseen if self.unseen else np.ones(self.glyphs.test.shape[:2]))
 
     @property
     def teacher_recipe(self) -> ReplayRecipe:

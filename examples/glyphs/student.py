@@ -53,8 +53,8 @@ def train(
     student: str = "convnet",
     epochs: Plan | None = None,
     precision: torch.dtype = torch.float32,
-) -> float:
-    """Accuracy, per cent, of a student trained on this source of labels, in the order of `plan` unless told."""
+) -> training.Accuracy:
+    """Accuracy of a student trained on this source of labels, in the order of `plan` unless told."""
     torch.manual_seed(seed)
     net = training.placed(models.student(student, settings.classes), settings.device)
     images, recipe = distill.images(settings), settings.distilled_recipe

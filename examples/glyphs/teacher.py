@@ -71,11 +71,11 @@ def _train(settings: Settings, path: Path) -> dict[str, Any]:
         rate = RATE * training.rate_at(step, steps, steps // 7)
         training.take_step(net, adam, rate, x, lambda z, y=y: nn.functional.cross_entropy(z, y))  # type: ignore[misc]
         if step + 1 in ages:
-            state = {"net": net.state_dict(), "accuracy": training.accuracy(net, settings)}
+            state = {"net": net.state_dict(), "accuracy": training.accuracy(net, settings).whole}
             shared.save(state, _aged(path, ages[step + 1]))
         if (step + 1) % SAVE_EVERY == 0:
             shared.save({"net": net.state_dict(), "adam": adam.state_dict(), "step": step + 1}, running)
-    finished = {"net": net.state_dict(), "accuracy": training.accuracy(net, settings)}
+    finished = {"net": net.state_dict(), "accuracy": training.accuracy(net, settings).whole}
     shared.save(finished, path)
     running.unlink(missing_ok=True)
     return finished
