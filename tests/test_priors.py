@@ -132,6 +132,14 @@ def test_draws_that_are_not_the_users_are_refused(draw: Any) -> None:
         SideInformation([0, 1], draws=[draw])
 
 
+def test_rows_of_side_information_are_whole_numbers_from_0() -> None:
+    side = SideInformation([0, 1, 2])
+    with pytest.raises(TypeError, match="rows must be whole numbers, got float64"):
+        side.of([1.7])
+    with pytest.raises(ValueError, match="rows must be 0 to"):
+        side.of([-1])
+
+
 def test_views_without_a_recipe_are_a_clear_error() -> None:
     side = SideInformation([0, 1], views=lambda parameters: torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="without a replay recipe"):

@@ -134,6 +134,19 @@ def test_sequences_that_make_no_sense_are_refused(lengths: Any, keep: Any, words
         Sequences(lengths, keep=keep)
 
 
+@pytest.mark.parametrize(
+    ("keep", "plain"),
+    [
+        ({"every": np.int64(2), "first": np.uint8(1)}, {"every": 2, "first": 1}),
+        ({"share": np.float32(0.5), "seed": np.int32(3)}, {"share": 0.5, "seed": 3}),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(keep: Any, plain: Any, tmp_path: Path) -> None:
+    sequences = Sequences([40, 2], keep=keep)
+    assert written(tmp_path / "labels", sequences).metadata["sequences"] == {"keep": plain}
+    assert sequences.rows_total == Sequences([40, 2], keep=plain).rows_total
+
+
 def written(path: Path, sequences: Sequences, **changed: Any) -> LabelFile:
     logits = np.random.default_rng(0).standard_normal((sequences.rows_total, 6)).astype(np.float32)
     metadata = {"sequences": sequences.facts(), **changed}

@@ -40,6 +40,8 @@ class Sequences:
         self.offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         if isinstance(keep, (list, np.ndarray)) and np.asarray(keep).dtype != np.uint8:
             keep = self._packed(np.asarray(keep))
+        elif isinstance(keep, dict):  # which goes into the metadata of a file
+            keep = {name: value.item() if isinstance(value, np.generic) else value for name, value in keep.items()}
         self.keep = keep
         self._kept = kept_of(keep, self.total)
 

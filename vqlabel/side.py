@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vqlabel.arguments import whole_numbers
 from vqlabel.known import REGIMES, Information, Side
 from vqlabel.replay import CUTMIX, MIXUP, USER_STREAM, Parameters, ReplayRecipe
 from vqlabel.stored import StoredViews
@@ -91,7 +92,7 @@ class SideInformation(Information):
 
     def of(self, rows: ArrayLike, *, tier: str = "replay") -> ImageSide:
         """Side information of rows [B], as far as this tier looks."""
-        epochs, images = np.divmod(np.asarray(rows, np.int64), self.images)
+        epochs, images = np.divmod(whole_numbers("rows", rows, 2**62), self.images)
         if self.recipe is None:
             if tier == "image":
                 raise ValueError(

@@ -11,8 +11,13 @@ from torch import nn
 
 def convolution(inputs: int, outputs: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """3 x 3 convolution, batch norm, ReLU."""
+    return linear(inputs, outputs, stride=stride, groups=groups).append(nn.ReLU(inplace=True))
+
+
+def linear(inputs: int, outputs: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """The same without the ReLU."""
     layer = nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
 
 
 def head(features: int, hidden: int, classes: int) -> nn.Sequential:
@@ -30,10 +35,12 @@ def head(features: int, hidden: int, classes: int) -> nn.Sequential:
 
 def convnet(classes: int, widths: Sequence[int], hidden: int) -> nn.Sequential:
     """One convolution and a pooling per stage."""
+    *pooled, last = itertools.pairwise((1, *widths))
     stages: list[nn.Module] = []
-    for inputs, outputs in zip((1, *widths), widths, strict=False):
-        stages += [convolution(inputs, outputs), nn.MaxPool2d(2)]
-    return nn.Sequential(*stages[:-1], head(widths[-1], hidden, classes))
+    for inputs, outputs in pooled:
+        # A ReLU gives the same before the pooling, of four times as many numbers.
+        stages += [linear(inputs, outputs), nn.Sequential(nn.MaxPool2d(2), nn.ReLU(inplace=True))]
+    return nn.Sequential(*stages, convolution(*last), head(widths[-1], hidden, classes))
 
 
 class Residual(nn.Module):
