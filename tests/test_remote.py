@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from conftest import GOLDEN
 from fsspec.implementations.local import LocalFileSystem
@@ -96,6 +100,74 @@ def test_a_changed_file_in_memory_is_noticed_too(memory: Any) -> None:
     assert len(LabelFile("memory://labels.safetensors")) == 100
     memory.pipe("/labels.safetensors", OTHER)
     assert len(LabelFile("memory://labels.safetensors")) == 0
+
+
+def zipped(path: Path, data: bytes) -> str:
+    """URL of a label file in an archive, at the same date whatever it holds."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("labels.safetensors"), data)
+    return f"zip://labels.safetensors::slow://{path}"
+
+
+def in_tar(path: Path, data: bytes) -> str:
+    """The same in an archive that keeps no checksum."""
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("labels.safetensors")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return f"tar://labels.safetensors::file://{path}"
+
+
+def one_shape(path: Path, value: int) -> bytes:
+    """A label file whose bytes say the value and whose size does not."""
+    with LabelFile.create(path, rows=2, row_bytes=4, metadata={"codec": {"id": "raw"}}) as writer:
+        writer.write(0, np.full((2, 4), value, np.uint8))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("archived", [zipped, in_tar])
+def test_a_changed_file_of_the_same_size_in_an_archive_is_noticed(tmp_path: Path, archived: Any) -> None:
+    for value in (1, 2):
+        url = archived(tmp_path / "archive", one_shape(tmp_path / f"{value}", value))
+        os.utime(tmp_path / "archive", (value, value))  # no test waits for a clock
+        assert (LabelFile(url).gather([0]) == value).all()
+    assert local_path(url) == local_path(url)
+
+
+@pytest.mark.parametrize("said", [{}, {"url": "x"}, {"ETag": None}])
+def test_a_file_of_which_no_version_is_told_is_fetched_each_time(
+    memory: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    tell = type(memory).info
+
+    def size_only(self: Any, path: str, **_: Any) -> dict[str, Any]:
+        return {key: tell(self, path)[key] for key in ("name", "size", "type")} | said
+
+    monkeypatch.setattr(type(memory), "info", size_only)
+    files = []
+    for value in (1, 2, 2):
+        memory.pipe("/labels.safetensors", one_shape(tmp_path / f"{len(files)}", value))
+        files.append(LabelFile("memory://labels.safetensors"))
+    assert [file.gather([0])[0, 0] for file in files] == [1, 2, 2]  # the first is read after the second came
+    assert kept(cache) == sorted({Path(file.path) for file in files})
+    assert len(kept(cache)) == 2
+
+
+@pytest.mark.parametrize("key", ["sha", "modify", "modificationTime", "Digest", "ETag", "hex"])
+def test_a_copy_is_known_again_by_what_its_file_system_tells(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    tell, told = type(memory).info, {key: "a"}
+
+    def info(self: Any, path: str, **_: Any) -> dict[str, Any]:
+        return {name: tell(self, path)[name] for name in ("name", "size", "type")} | told
+
+    monkeypatch.setattr(type(memory), "info", info)
+    for value, version, expected in ((1, "a", 1), (2, "a", 1), (2, "b", 2)):
+        (tmp_path / "labels").unlink(missing_ok=True)
+        memory.pipe("/labels.safetensors", one_shape(tmp_path / "labels", value))
+        told[key] = version
+        assert (LabelFile("memory://labels.safetensors").gather([0]) == expected).all()
 
 
 def test_threads_that_ask_at_once_fetch_once_and_see_no_half(tmp_path: Path) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from vqlabel.errors import Corrupt, NotALabelFile, about
-from vqlabel.storage import PARTIAL, opened, read_chunk_table, read_sound_header
+from vqlabel.storage import PARTIAL, fingerprint, opened, read_chunk_table, read_sound_header
 from vqlabel.verify import check
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 # By which file systems tell one version of a file from the next; what an info says beside these may change by itself.
+# Copies are named after them in this order.
 VERSION = (
-    *("size", "ETag", "etag", "blob_id", "xet_hash", "checksum", "md5Hash", "Content-MD5", "content_md5", "generation"),
+    *("ETag", "etag", "blob_id", "xet_hash", "checksum", "md5Hash", "Content-MD5", "content_md5", "generation"),
     *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created"),
+    *("CRC", "date_time", "sha", "hex", "Digest", "md5Checksum", "content_hash"),
+    *("modify", "modified", "modificationTime", "modifiedTime"),
 )
 
 
@@ -25,7 +28,8 @@ def local_path(path: str) -> str:
     """Where a file can be opened: `path` itself, or the copy of what `scheme://` names, fetched if it is not there.
 
     A copy belongs to a URL and to a version of what lies there, and is complete and checked. Processes that ask for the
-    same one wait for the first. Only the copy's path goes on from here, into pickles too: those are for this machine.
+    same one wait for the first; where nothing tells versions apart, each fetches its own. Only the copy's path goes on
+    from here, into pickles too: those are for this machine.
 
     >>> local_path("labels.safetensors")
     'labels.safetensors'
@@ -39,6 +43,20 @@ def cache_folder() -> str:
 
 
 def _copy(url: str) -> str:
+    system, name, info = _located(url)
+    if info.get("type") == "directory":
+        raise NotALabelFile(f"{url}: not a regular file")
+    version = _version(url, info)
+    path = _place(url, [f"size {info.get('size')}", *(version or [])], name)
+    if version is None or not os.path.exists(path):
+        with _alone(path):
+            if version is None or not os.path.exists(path):  # another process may have fetched it meanwhile
+                path = _fetch(system, name, path, url, by_content=version is None)
+    return path
+
+
+def _located(url: str) -> tuple[Any, str, Mapping[str, Any]]:
+    """The file system of a URL, the name in it, and what it says of that."""
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     except ImportError:
@@ -46,17 +64,29 @@ def _copy(url: str) -> str:
     with _about_url(url):
         # An instance of its own: a shared one remembers what was in a folder when it looked last.
         system, name = url_to_fs(url, skip_instance_cache=True)
-        info = system.info(name)
-    if info.get("type") == "directory":
-        raise NotALabelFile(f"{url}: not a regular file")
-    version = [f"{key} {info[key]}" for key in VERSION if info.get(key) is not None]
+        return system, name, system.info(name)
+
+
+def _version(url: str, info: Mapping[str, Any]) -> list[str] | None:
+    """What tells this version of a file from others of its size; None if nothing does.
+
+    Of a file in a file, zip://a::s3://b, both have to tell it: in an archive a date may be that of no day.
+    """
+    found = [f"{key} {info[key]}" for key in VERSION if info.get(key) is not None]
+    _, chained, around = url.partition("::")
+    if not found or not chained:
+        return found or None
+    try:
+        outer = _version(around, _located(around)[2])
+    except OSError:  # it may be a folder that cannot be asked about
+        return None
+    return None if outer is None else found + outer
+
+
+def _place(url: str, version: list[str], name: str) -> str:
+    """Where the copy of a version of this URL is kept."""
     key = hashlib.sha256("\n".join([url, *version]).encode()).hexdigest()[:32]
-    path = os.path.join(cache_folder(), key, _readable(name))
-    if not os.path.exists(path):
-        with _alone(path):
-            if not os.path.exists(path):  # another process may have fetched it meanwhile
-                _fetch(system, name, path, url)
-    return path
+    return os.path.join(cache_folder(), key, _readable(name))
 
 
 def _readable(name: str) -> str:
@@ -65,7 +95,8 @@ def _readable(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", last).lstrip(".")[-100:] or "labels"
 
 
-def _fetch(system: Any, name: str, path: str, url: str) -> None:
+def _fetch(system: Any, name: str, path: str, url: str, *, by_content: bool) -> str:
+    """Fetch and check it; where it lies then. by_content gives other labels another place: somebody may read the old."""
     partial = path + PARTIAL
     with suppress(FileNotFoundError):
         os.unlink(partial)  # of a process that was killed
@@ -78,10 +109,15 @@ def _fetch(system: Any, name: str, path: str, url: str) -> None:
             if not verdict:
                 raise Corrupt(f"{verdict}; fetched and not kept")
             os.fsync(fd)
+            content = f"content {fingerprint(fd, header):08x}"
+        if by_content:
+            path = _place(url, [content], name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
         os.replace(partial, path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial)
+    return path
 
 
 @contextmanager
