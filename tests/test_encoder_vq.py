@@ -12,7 +12,7 @@ from encoder_parts import ranks, teacher_logits
 from vqlabel import LabelEncoder, LabelFile
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation
-from vqlabel.source_files import LabelSource
+from vqlabel.label_source import LabelSource
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

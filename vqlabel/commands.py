@@ -19,10 +19,10 @@ from vqlabel.file import LabelFile
 from vqlabel.fit_once import fitted_once, forget, mark
 from vqlabel.inspection import label_facts
 from vqlabel.known import Information
+from vqlabel.label_source import LabelSource
 from vqlabel.outputs import check_free, made_whole
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
-from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source, SparseSource
 from vqlabel.terminal import one_line, say
 
@@ -102,6 +102,8 @@ def _check_format(options: argparse.Namespace) -> str:
 
 def _encoder(options: argparse.Namespace, source: Source) -> LabelEncoder:
     kind = _check_format(options)
+    if isinstance(source, SparseSource) and (options.codec or kind != "topk"):
+        source.check_dense()
     if options.codec:
         return LabelEncoder.load(options.codec, side=told.codec_side(options, LabelFile(options.codec)))
     if kind == "vq":
@@ -121,6 +123,10 @@ def _topk(source: Source, k: int | None) -> Codec:
     """The k largest logits; of a source that tells of some classes only, all that it tells, as it tells it."""
     from vqlabel.codecs.topk import TopK
 
+    if isinstance(source, SparseSource) and not source.tells_all:
+        if k is not None and k > source.k:
+            source.check_dense()
+        return TopK(source.classes, source.k if k is None else k, values="P16" if source.probabilities else "F16")
     if isinstance(source, SparseSource) and source.tells_all and k in (None, source.k):
         if source.tail == "typical":
             raise ValueError("topk stores what is told, and no typical distribution: leave it out of the file")

@@ -14,10 +14,10 @@ from vqlabel import told
 from vqlabel.codecs.topk import DROPPED
 from vqlabel.file import LabelFile
 from vqlabel.inspection import in_words
+from vqlabel.label_source import LabelSource
 from vqlabel.logits import check_finite
 from vqlabel.measure import TEMPERATURES, kl
 from vqlabel.outputs import check_folder
-from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source
 from vqlabel.terminal import safe
 from vqlabel.tokens import TEXT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import json
 import math
@@ -12,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from vqlabel.dumps import is_dump, open_dump, open_npz
 from vqlabel.file import COPY_BYTES, LabelFile
+from vqlabel.joined import joined
+from vqlabel.label_source import KeptLabels, LabelSource, open_labels
 from vqlabel.remote import local_path
-from vqlabel.side import Views
 from vqlabel.sources import Source
-from vqlabel.storage import opened, read_exactly
+from vqlabel.storage import PARTIAL, opened, read_exactly
 from vqlabel.stored_rows import StoredRows
-from vqlabel.text import given_text, information_of, sequences_of, text_of
 
 FLOATS = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8"}  # as safetensors calls them; NumPy has no bfloat16
+READ = (".npy", ".safetensors", ".npz")
 PICKLES = (".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".bin")
 MAX_HEADER_BYTES = 10**8  # what safetensors itself allows
 
@@ -54,61 +54,6 @@ class StoredArray(Source):
         return self._tensor(self._rows.take(indices))
 
 
-class LabelSource(Source):
-    """Labels of a label file, decoded; tokens are those of its text, if the file does not hold it."""
-
-    def __init__(self, file: LabelFile, views: Views | None = None, *, tokens: ArrayLike | None = None) -> None:
-        from vqlabel.codecs import load_codec
-
-        self._file, self._codec = file, load_codec(file)
-        given = None if tokens is None else given_text(file, sequences_of(file), tokens)
-        self._side = None
-        if self._codec.tier != "none":
-            self._side = information_of(file, views) if given is None else text_of(file, given)
-        half = file.metadata["codec"].get("dtype") == "F16"  # of raw: decoded to float32, but no finer than float16
-        super().__init__(len(file), self._codec.classes, torch.float16 if half else torch.float32)
-
-    @property
-    def drops(self) -> bool:
-        """Whether classes of these labels have no probability, whatever the teacher gave them."""
-        return self._codec.drops
-
-    def _read(self, rows: range) -> torch.Tensor:
-        return self._take(np.arange(rows.start, rows.stop))
-
-    def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        side = None if self._side is None else self._side.of(indices, tier=self._codec.tier)
-        return self._codec.decode(self._file.gather(indices), side)
-
-
-class JoinedSource(Source):
-    """Shards, one after the other."""
-
-    def __init__(self, shards: list[Source], names: list[str]) -> None:
-        first = shards[0]
-        for shard, name in zip(shards, names, strict=True):
-            if shard.classes != first.classes:
-                raise ValueError(f"{names[0]} has {first.classes} classes, but {name} has {shard.classes}")
-        self._shards = shards
-        self._starts = [0, *itertools.accumulate(len(shard) for shard in shards)]
-        widest = max((shard.dtype for shard in shards), key=lambda dtype: dtype.itemsize)
-        super().__init__(self._starts[-1], first.classes, widest)
-
-    def _read(self, rows: range) -> torch.Tensor:
-        parts = [torch.empty(0, self.classes, dtype=self.dtype)]
-        for shard, start in zip(self._shards, self._starts, strict=False):
-            part = range(max(rows.start - start, 0), min(rows.stop - start, len(shard)))
-            parts += [shard.read(part)] if part else []
-        return torch.cat(parts)
-
-    def _take(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        parts = [torch.empty(0, self.classes, dtype=self.dtype)]
-        edges = [bisect.bisect_left(indices, start) for start in self._starts]
-        for shard, start, (low, high) in zip(self._shards, self._starts, itertools.pairwise(edges), strict=False):
-            parts += [shard.take(indices[low:high] - start)] if high > low else []
-        return torch.cat(parts)
-
-
 def open_path(path: str, classes: int | None = None, load: str = "auto") -> Source:
     """Source of a .npy or .safetensors file, a label file, a dump, or a folder of them in the order of their names.
 
@@ -116,13 +61,14 @@ def open_path(path: str, classes: int | None = None, load: str = "auto") -> Sour
     """
     if os.path.isdir(path):
         return _open_folder(path, classes)
-    if path.endswith(".npy"):
+    name = path.lower()
+    if name.endswith(".npy"):
         return _open_npy(path)
-    if path.endswith(".safetensors"):
+    if name.endswith(".safetensors"):
         return _open_safetensors(local_path(path), classes, load)
-    if path.endswith(".npz"):
+    if name.endswith(".npz"):
         return open_npz(path, classes)
-    if path.endswith(PICKLES):
+    if name.endswith(PICKLES):
         raise ValueError(
             f"{path}: pickles and archives of them can run code when they are loaded; "
             "save the logits as .npy or .safetensors"
@@ -131,7 +77,10 @@ def open_path(path: str, classes: int | None = None, load: str = "auto") -> Sour
 
 
 def _open_folder(path: str, classes: int | None) -> Source:
-    names = sorted(name for name in os.listdir(path) if name.endswith((".npy", ".safetensors", ".npz", *PICKLES)))
+    names = sorted(name for name in os.listdir(path) if name.lower().endswith((*READ, *PICKLES)))
+    unfinished = sorted(name for name in os.listdir(path) if name.endswith(tuple(end + PARTIAL for end in READ)))
+    if unfinished:
+        raise ValueError(f"{path}: {unfinished[0]} is unfinished: wait until it is whole, or move it away")
     if not names:
         raise ValueError(f"{path}: the folder holds no .npy or .safetensors file")
     for before, after in itertools.pairwise(names):
@@ -142,7 +91,14 @@ def _open_folder(path: str, classes: int | None) -> Source:
             )
     paths = [os.path.join(path, name) for name in names]
     few = sum(os.path.getsize(shard) for shard in paths) <= COPY_BYTES  # each alone may be, and all of them not
-    return JoinedSource([open_path(shard, classes, "auto" if few else "map") for shard in paths], names)
+    shards = [open_path(shard, classes, "auto" if few else "map") for shard in paths]
+    labels = [isinstance(shard, (LabelSource, KeptLabels)) for shard in shards]
+    if any(labels) and not all(labels):
+        raise ValueError(
+            f"{path}: {names[labels.index(True)]} is a label file, but {names[labels.index(False)]} is none: keep "
+            "labels apart from the logits that they were made of"
+        )
+    return joined(shards, names)
 
 
 def _counted(name: str) -> list[Any]:
@@ -169,12 +125,13 @@ def _open_safetensors(path: str, classes: int | None, load: str) -> Source:
             entries = json.loads(read_exactly(fd, 8, length))
             metadata = entries.pop("__metadata__", {})
             if metadata.get("format") == "vqlabel":
-                return LabelSource(LabelFile(path, load=load))
+                return open_labels(LabelFile(path, load=load))
             if is_dump(entries):
                 return open_dump(path, 8 + length, entries, classes)
             name, entry = _logits_entry(entries, path)
             (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
-            sound = end - begin == math.prod(shape) * np.dtype(FLOATS[entry["dtype"]]).itemsize and begin >= 0
+            sound = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+            sound = sound and end - begin == math.prod(shape) * np.dtype(FLOATS[entry["dtype"]]).itemsize
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: the header of the safetensors file makes no sense: {error!r}") from None
         except RecursionError:
@@ -186,6 +143,12 @@ def _open_safetensors(path: str, classes: int | None, load: str) -> Source:
 
 def _logits_entry(entries: dict[str, Any], path: str) -> tuple[str, dict[str, Any]]:
     floats = [name for name, entry in entries.items() if len(entry["shape"]) == 2 and entry["dtype"] in FLOATS]
+    if "logits" in entries and "logits" not in floats:
+        found = entries["logits"]
+        raise ValueError(
+            f"{path}: tensor 'logits' is {found['dtype']!s:.40} {found['shape']!s:.40}, but logits are [rows, classes] "
+            f"of {', '.join(FLOATS)}"
+        )
     wanted = ["logits"] if "logits" in floats else floats
     if len(wanted) != 1:
         raise ValueError(

@@ -91,7 +91,7 @@ class SparseSource(Source):
         if not self.tells_all:
             raise ValueError(
                 f"these labels tell of {self.k} of {self.classes} classes, and nothing of the others: they can be "
-                "stored as topk only"
+                f"stored as topk only, of {self.k} or fewer"
             )
 
     @abstractmethod

@@ -13,10 +13,10 @@ from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
 from vqlabel.keys import tier_of
 from vqlabel.known import Information
+from vqlabel.label_source import open_labels
 from vqlabel.scene import side_of
 from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
 from vqlabel.side import NAMES
-from vqlabel.source_files import LabelSource
 from vqlabel.sources import Source, open_source
 from vqlabel.stored import VIEWS
 from vqlabel.terminal import one_line, say
@@ -28,7 +28,7 @@ def source(options: argparse.Namespace, path: str) -> Source:
     """Source of the logits at a path; the text goes with labels that are of one and do not hold it."""
     file = _label_file(path)
     if file is not None and options.text is not None and TEXT in file.metadata:
-        return LabelSource(file, tokens=tokens(options))
+        return open_labels(file, tokens=tokens(options))
     return open_source(path, classes=getattr(options, "classes", None))
 
 

@@ -118,19 +118,23 @@ class TopK(Codec):
         return packed
 
     def takes(self, source: SparseSource) -> bool:
-        """Whether `encode_kept` takes what this source tells of its rows, as it tells it."""
-        same = (source.k, source.tail, source.probabilities) == (self.k, self.tail, self.values == "P16")
-        return same and self._tail_bytes == 0
+        """Whether `encode_kept` takes what this source tells of its rows, as it tells it, or less of it."""
+        if (source.tail, source.probabilities) != (self.tail, self.values == "P16") or self._tail_bytes:
+            return False
+        return source.k == self.k or (self.tail == "drop" and source.k > self.k)
 
     def encode_kept(self, ids: torch.Tensor, kept: torch.Tensor) -> NDArray[np.uint8]:
-        """Packed rows of classes int64 [B, k], each once, and their logits, or probabilities for "P16", [B, k].
+        """Packed rows of classes int64 [B, n], each once, and their logits, or probabilities for "P16", [B, n].
 
-        Without the level of a uniform tail, which only all the logits tell.
+        The k largest of n are kept. Without the level of a uniform tail, which only all the logits tell.
         """
         if self.as_given and kept.dtype != torch.float16:
             raise ValueError(f"to keep {kept.dtype} as it is takes more than fp16")
         rising = ids.argsort(dim=1)
         ids, kept = ids.gather(1, rising), kept.gather(1, rising)
+        if ids.shape[1] > self.k:
+            places = largest(kept, self.k)
+            ids, kept = ids.gather(1, places), kept.gather(1, places)
         if self.values == "P16":
             kept = _probabilities(kept)
         elif not self.as_given:
@@ -151,10 +155,7 @@ class TopK(Codec):
     def decode(self, rows: NDArray[np.uint8], side: Side | None = None) -> torch.Tensor:
         """Logits: centred with a uniform tail, else as stored, DROPPED for the others; Corrupt for impossible ids."""
         rows = check_rows(rows, self.row_bytes)
-        packed = np.ascontiguousarray(rows[:, self._ids_at :])
-        ids = torch.from_numpy(_native.unpack(packed, self.id_bits, self.k).astype(np.int64))
-        self._check_ids(ids)
-        values = self._decoded(rows[:, self._tail_bytes : self._ids_at])
+        ids, values = self.kept(rows)
         level = torch.full((len(rows), 1), DROPPED, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
         if self.values == "P16":
             level = self._untold(values) if self.tail == "uniform" else level
@@ -164,6 +165,13 @@ class TopK(Codec):
             mean = (values.sum(1, keepdim=True) + (self.classes - self.k) * level) / self.classes
             values, level = values - mean, level - mean
         return level.repeat(1, self.classes).scatter_(1, ids, values)
+
+    def kept(self, rows: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What rows [B, row_bytes] tell: classes int64 [B, k], rising, and their logits or probabilities [B, k]."""
+        packed = np.ascontiguousarray(rows[:, self._ids_at :])
+        ids = torch.from_numpy(_native.unpack(packed, self.id_bits, self.k).astype(np.int64))
+        self._check_ids(ids)
+        return ids, self._decoded(rows[:, self._tail_bytes : self._ids_at])
 
     def _decoded(self, packed: NDArray[np.uint8]) -> torch.Tensor:
         return scaled(packed) if self.values == "U8" else halves(packed)
