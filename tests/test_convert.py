@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from foreign import write_lpqld, write_sre2l
 from vqlabel import LabelDecoder, LabelFile
 from vqlabel.cli import main
 from vqlabel.convert import Options, open_foreign
+from vqlabel.convert.asked import workplace
 from vqlabel.data import ReplaySampler
 from vqlabel.encoding import Blocks
 from vqlabel.sampling import draw
@@ -253,7 +255,116 @@ def test_a_folder_of_other_images_is_told_from_those_of_the_labels(
     (tmp_path / "a.safetensors").unlink()
     (tmp_path / "images" / "c0" / "b.JPEG").rename(tmp_path / "images" / "c0" / "c.JPEG")
     assert run(*options) == 1
-    assert "image 1 of the labels is 'b', but of --images 'c': these are other images" in capsys.readouterr().err
+    assert "image 1 of the labels is 'c0/b', but of --images 'c0/c': these are other images" in capsys.readouterr().err
+
+
+def folder_of(path: Path, *names: str) -> Path:
+    """A folder of images of these names; nobody looks into them."""
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"")
+    return path
+
+
+def test_images_of_the_same_names_in_other_folders_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fkd(tmp_path / "set", [f"n0{c}/id{i}.v{i}" for c in (1, 2, 3) for i in range(2)])
+    other, same = ([f"n0{c}/id{i}.v{i}.jpg" for c in which for i in range(2)] for which in ((0, 1, 2), (1, 2, 3)))
+    order = (tmp_path / "set", tmp_path / "a.safetensors", "--classes", 5, "--images")
+    assert run(*order, folder_of(tmp_path / "other", *other)) == 1
+    assert "image 0 of the labels is 'n01/id0.v0', but of --images 'n00/id0.v0'" in capsys.readouterr().err
+    (folder_of(tmp_path / "dotted", *same) / "n02" / "id1.v1.jpg").rename(tmp_path / "dotted" / "n02" / "id1.v2.jpg")
+    assert run(*order, tmp_path / "dotted") == 1
+    assert "is 'n02/id1.v1', but of --images 'n02/id1.v2'" in capsys.readouterr().err
+    (tmp_path / "set" / "train" / "n00").mkdir()  # counts as a class of the set
+    assert run(*order, folder_of(tmp_path / "same", *same)) == 1
+    assert "image 0 of the labels is of class 1, but of --images of class 0" in capsys.readouterr().err
+    (tmp_path / "set" / "train" / "n00").rmdir()
+    assert run(*order, tmp_path / "same", "--check") == 0
+    assert "all 24 labels are the same to the last bit" in capsys.readouterr().out
+    assert bytes(LabelFile(tmp_path / "a.safetensors").tensor("images.name")).decode().split("\n") == same
+
+
+def test_keys_that_sort_otherwise_than_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{folder}/{i}.jpg" for folder in ("cat", "cat-big") for i in range(3)]
+    epoch = tmp_path / "set" / "logits_top1_epoch0"
+    epoch.mkdir(parents=True)
+    np.zeros(6, [("seed", "<i4"), ("ids", "<i2"), ("values", "<f2")]).tofile(epoch / "rank0-values.bin")
+    (epoch / "rank0-keys.txt").write_text("".join(f"{name}\n" for name in names))
+    images = folder_of(tmp_path / "images", *names)
+    assert run(tmp_path / "set", tmp_path / "a.safetensors", "--classes", 5, "--images", images) == 1
+    assert "image 0 of the labels is 'cat-big/0', but of --images 'cat/0'" in capsys.readouterr().err
+
+
+def test_two_runs_for_one_label_file_do_not_share_a_place_to_work_in(tmp_path: Path) -> None:
+    out = str(tmp_path / "a.safetensors")
+    with workplace(out, 0) as folder:
+        mine = Options(folder).spool("places", (4,), np.uint32)
+        mine[:] = 7
+        with pytest.raises(OSError, match="another run works in .*wait for it"), workplace(out, 0):
+            pass
+        assert mine.tolist() == [7] * 4
+        with workplace(out, 1) as other:
+            assert other != folder
+        Options(folder).spool("seeds", (4,), np.uint32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / ".a.safetensors.converting-0"
+    left.mkdir()
+    for name in (".lock", "tinyvit.places"):
+        (left / name).write_bytes(b"old")
+    with workplace(str(tmp_path / "a.safetensors"), 0) as folder:
+        assert sorted(path.name for path in Path(folder).iterdir()) == [".lock"]
+    assert not left.exists()
+
+
+def test_a_place_that_goes_away_while_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    folder, lock, gone = tmp_path / ".a.safetensors.converting-0", fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        lock(fd, how)
+        if not gone:  # the run before removes its folder between our two looks
+            gone.append(shutil.rmtree(folder))
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with workplace(str(tmp_path / "a.safetensors"), 0), pytest.raises(OSError, match="another run works in"):
+        workplace(str(tmp_path / "a.safetensors"), 0).__enter__()
+
+
+def test_a_name_that_is_no_text_is_told_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fkd(tmp_path / "set")
+    images = folder_of(tmp_path / "images", "c0/a.jpg", "c0/b\udcff.jpg", "c1/a.jpg")
+    assert run(tmp_path / "set", tmp_path / "a.safetensors", "--classes", 5, "--images", images) == 1
+    assert r"images/c0/b\udcff.jpg': this name is not UTF-8; rename it" in capsys.readouterr().err
+
+
+def test_an_option_that_most_files_contradict_is_no_damage(sre2l: Path, tmp_path: Path) -> None:
+    write_lpqld(tmp_path / "lpqld")
+    fkd(tmp_path / "fkd")
+    for path, told, words in (
+        (sre2l, {"size": 16}, r"of 24 files contradict what is said .*batch_0.tar: its box .* say the right --size"),
+        (tmp_path / "lpqld", {"size": 32, "classes": 50}, "files contradict .*which are not different ones of 50"),
+        (tmp_path / "fkd", {"classes": 3}, "of 3 files contradict .*it tells of class [34], but --classes says 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            open_foreign(str(path), Options(str(tmp_path), keep_going=True, **told))  # type: ignore[arg-type]
+
+
+def test_a_prior_says_which_option_it_lacks(sre2l: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order = (sre2l, tmp_path / "a.safetensors", "--size", 32, "--bytes", 2, "--prior")
+    for prior, words in (
+        ("replay", "--prior replay needs the classes of the images: say their folder with --images"),
+        ("tokens", f"--prior tokens is for sets of a text, and {sre2l} is of images"),
+    ):
+        assert run(*order, prior) == 1
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("codec", [(), ("--codec", "topk"), ("--bytes", 2, *QUICK)])
@@ -318,10 +429,10 @@ def test_another_order_is_another_fit(sre2l: Path, tmp_path: Path, monkeypatch: 
     assert asked[0] == asked[3]
 
 
-def fkd(folder: Path) -> None:
-    """Four crops of three images, two of five classes told."""
+def fkd(folder: Path, names: Sequence[str] = ("c0/a", "c0/b", "c1/a")) -> None:
+    """Four crops of each image, two of five classes told."""
     rng = np.random.default_rng(0)
-    for name in ("c0/a", "c0/b", "c1/a"):
+    for name in names:
         ids = np.stack([rng.permutation(5)[:2] for _ in range(4)])
         values = rng.random((4, 2)) * 0.4
         coords = np.tile(np.float32([0, 0, 0.5, 1]), (4, 1))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from vqlabel.convert.batch_files import BatchFile, read_batch
-from vqlabel.convert.torch_files import UnreadableFile
+from vqlabel.convert.torch_files import Contradiction, UnreadableFile
 from vqlabel.sources import Source, SparseSource
 
 WINDOW_BYTES = 2**28  # of labels that are held at a time
@@ -76,7 +76,7 @@ def check_labels(labels: list[torch.Tensor], classes: int | None) -> None:
     wrong = (ordered[:, 0] < 0) | (ordered[:, -1] >= classes) | (ordered[:, 1:] == ordered[:, :-1]).any(1)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise UnreadableFile(
+        raise (Contradiction if ordered[row, -1] >= classes else UnreadableFile)(
             f"its row {row} tells of classes {ordered[row].tolist()!s:.80}, which are not different ones of {classes}"
         )
 

@@ -15,7 +15,7 @@ from vqlabel.codecs.topk import TopK
 from vqlabel.commands import FIT_OPTIONS, fitted, ranks, report
 from vqlabel.convert import open_foreign
 from vqlabel.convert.agreement import agreement, in_words
-from vqlabel.convert.asked import Tables, check_tables, images_told, options_told, workplace
+from vqlabel.convert.asked import check_tables, images_told, options_told, workplace
 from vqlabel.convert.check import check
 from vqlabel.convert.imported import Imported
 from vqlabel.encoder import LabelEncoder
@@ -42,8 +42,9 @@ def convert(options: argparse.Namespace) -> int:
         tables, images = images_told(options.images)
         found = open_foreign(options.set, options_told(options, folder, images), options.kind)
         check_tables(found, tables)
+        found.tensors.update(tables)
         if not there:
-            _write(options, found, tables)
+            _write(options, found)
             if here.rank == 0:
                 forget(options.out)
                 _say_what_was_found(found)
@@ -54,8 +55,8 @@ def convert(options: argparse.Namespace) -> int:
         return check(found, options.out) if options.check and here.rank == 0 else 0
 
 
-def _write(options: argparse.Namespace, found: Imported, tables: Tables) -> None:
-    tensors = {**found.tensors, **tables}
+def _write(options: argparse.Namespace, found: Imported) -> None:
+    tensors = dict(found.tensors)
     metadata = {"images": found.images, "epochs": len(found.source) // max(found.images, 1), **found.metadata}
     metadata["x.converted_from"] = found.kind
     if options.teacher:
@@ -113,14 +114,23 @@ def _encoder(options: argparse.Namespace, found: Imported, side: Information | N
         source.check_dense()
     if kind != "vq":
         return LabelEncoder(_codec(kind, options.k, found), side)
-    if options.prior == "tokens" and side is None:
-        raise ValueError(f"--prior tokens is for sets of a text, and {options.set} is of images")
-    recipe = side.recipe if isinstance(side, SideInformation) else None
-    if options.prior in ("classes", "replay") and recipe and not recipe.height:
-        raise ValueError(f"prior {options.prior!r} needs images of one size: say --image-size")
+    _check_prior(options.prior, found, side, options.set)
     words = {key: value for key, value in sorted(vars(options).items()) if key not in NOT_OF_THE_FIT}
     words |= {"set": os.path.abspath(options.set), "shape": [source.rows, source.classes], "rows_are": mark(source)}
     return fitted_once(options.out, words, lambda: fitted(options, source, side), side)
+
+
+def _check_prior(prior: str | None, found: Imported, side: Information | None, name: str) -> None:
+    """ValueError for a prior that looks at what is not known of this set."""
+    if prior in (None, "none"):
+        return
+    wanted, known = ("a text" if told else "images" for told in (prior == "tokens", TOKENS in found.tensors))
+    if wanted != known:
+        raise ValueError(f"--prior {prior} is for sets of {wanted}, and {name} is of {known}")
+    if side is None:
+        raise ValueError(f"--prior {prior} needs the classes of the images: say their folder with --images")
+    if isinstance(side, SideInformation) and side.recipe is not None and not side.recipe.height:
+        raise ValueError(f"prior {prior!r} needs images of one size: say --image-size")
 
 
 def _codec(kind: str | None, k: int | None, found: Imported) -> Codec:

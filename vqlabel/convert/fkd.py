@@ -15,9 +15,9 @@ from vqlabel.codecs.topk import TAILS, TopK
 from vqlabel.convert.fkd_files import HALF_IDS, SLACK, Crops, Kind, read_crops
 from vqlabel.convert.fkd_listing import SUFFIX, Listing, knows, listing_of
 from vqlabel.convert.fkd_spool import Spool
-from vqlabel.convert.imported import Imported, Options, check_faults
+from vqlabel.convert.imported import Imported, Options, check_faults, check_options
 from vqlabel.convert.spooled import SpooledLabels
-from vqlabel.convert.torch_files import UnreadableFile
+from vqlabel.convert.torch_files import Contradiction, UnreadableFile
 from vqlabel.progress import bar
 from vqlabel.side import CLASSES, NAMES
 from vqlabel.stored import ROWS
@@ -35,6 +35,7 @@ def open_set(path: str, options: Options) -> Imported:
         raise ValueError(f"{listing.root} has labels of {images} images, not of {options.images}")
     look = _Look(listing, options, images)
     look.at_all()
+    check_options(look.against, images)
     check_faults(look.faults, options.keep_going)
     if look.kind is None:
         raise ValueError(f"{listing.root}: none of the {images} files can be read, the first: {look.faults[0]}")
@@ -102,6 +103,7 @@ class _Look:
             raise ValueError(f"{listing.root} has {folders} class folders: say --classes, at least {max(folders, 2)}")
         self.kind: Kind | None = None
         self.faults: list[str] = []
+        self.against: list[str] = []  # those of them that contradict what the user says
         self.size = 0
         self.whole = self.exact = True
         self.spool: Spool
@@ -125,6 +127,7 @@ class _Look:
             self.faults.append(f"{path}: it is not there")
         except UnreadableFile as error:
             self.faults.append(f"{path}: {error}")
+            self.against += self.faults[-1:] if isinstance(error, Contradiction) else []
         else:
             self._sum_up(crops)
             return crops
@@ -143,7 +146,7 @@ class _Look:
         if highest < self.classes:
             return
         if given:
-            raise UnreadableFile(f"it tells of class {highest}, but --classes says {self.classes}")
+            raise Contradiction(f"it tells of class {highest}, but --classes says {self.classes}")
         raise ValueError(f"{path} tells of class {highest}, but there are {self.classes} class folders: say --classes")
 
     def _check_kind(self, kind: Kind) -> None:

@@ -23,7 +23,11 @@ def image_tables(folder: str) -> dict[str, NDArray[Any]]:
         names += [path.replace(os.sep, "/") for path in found]
         numbers += [number] * len(found)
     kind = np.uint16 if len(classes) <= 2**16 else np.uint32
-    return {CLASSES: np.array(numbers, kind), NAMES: text_of(names)}
+    try:
+        return {CLASSES: np.array(numbers, kind), NAMES: text_of(names)}
+    except UnicodeEncodeError as error:
+        name = error.object.split("\n")[error.object.count("\n", 0, error.start)]
+        raise ValueError(f"{os.path.join(folder, name)!r}: this name is not UTF-8; rename it") from None
 
 
 def class_names(root: str) -> list[str]:

@@ -67,6 +67,12 @@ class Imported:
     explain: Callable[[], str] = lambda: ""  # which file holds labels that cannot be; asked when they were refused
 
 
+def check_options(against: list[str], files: int) -> None:
+    """ValueError if more files are against what the user says than damage explains: these are not to be passed over."""
+    if len(against) > max(1, files // 100):
+        raise ValueError(f"{len(against)} of {files} files contradict what is said of the set; the first, {against[0]}")
+
+
 def check_faults(faults: list[str], keep_going: bool) -> None:
     """ValueError that names damaged and missing files, unless the rest is to be converted."""
     if faults and not keep_going:

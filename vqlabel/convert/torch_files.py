@@ -27,6 +27,10 @@ class UnreadableFile(ValueError):  # noqa: N818 - the name is the sentence
     """A file of a foreign set that is damaged, or holds something else than it should."""
 
 
+class Contradiction(UnreadableFile):
+    """A file that is not what the user says of the set: one may be damaged, of many it is the user who is wrong."""
+
+
 class _Kind:
     """Stands in for numpy.dtype, of plain numbers only."""
 

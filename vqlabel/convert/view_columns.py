@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from vqlabel.convert.batch_files import BatchFile, label_places, read_batch
 from vqlabel.convert.batches import Batches, check_labels
-from vqlabel.convert.imported import Options
+from vqlabel.convert.imported import Options, check_options
 from vqlabel.convert.spooled import let_go
-from vqlabel.convert.torch_files import UnreadableFile
+from vqlabel.convert.torch_files import Contradiction, UnreadableFile
 from vqlabel.progress import bar
 from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS
 from vqlabel.view_layout import ViewLayout
@@ -59,8 +59,9 @@ class ViewColumns:
 
     def fill(self, faults: list[str]) -> None:
         """Look into every file; those that are not as they should be are named, and read no more."""
-        images = self._batches.images
-        with bar("looking into files", sum(1 for _ in self._batches.files()), shown=True) as advance:
+        images, files = self._batches.images, sum(1 for _ in self._batches.files())
+        against: list[str] = []
+        with bar("looking into files", files, shown=True) as advance:
             for epoch, paths in enumerate(self._batches.paths):
                 views = self._empty()
                 for number, path in enumerate(paths):
@@ -76,6 +77,7 @@ class ViewColumns:
                     except (UnreadableFile, FileNotFoundError) as error:
                         why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
                         faults.append(f"{path}: {why}")
+                        against += faults[-1:] if isinstance(error, Contradiction) else []
                         paths[number] = None
                     advance(1)
                 flips = views.flips if self._layout.flips else None
@@ -84,6 +86,7 @@ class ViewColumns:
                 self.tensors[ROWS][epoch * images : (epoch + 1) * images] = packed
                 for column in self.tensors.values():
                     let_go(column)
+        check_options(against, files)
 
     def _empty(self) -> _Epoch:
         images = self._batches.images
@@ -114,7 +117,7 @@ class ViewColumns:
         if found.mix not in ("none", self._layout.mix):
             raise UnreadableFile(f"it was mixed by {found.mix}, the first file by {self._layout.mix}")
         if found.box is not None and max(found.box[1], found.box[3]) > self._layout.size:
-            raise UnreadableFile(
+            raise Contradiction(
                 f"its box {found.box} is not within views of {self._layout.size} pixels: say the right --size"
             )
 
@@ -123,7 +126,7 @@ class ViewColumns:
             return crops.numpy()
         pixels = pixels_of(crops, self._layout.height, self._layout.width)
         if pixels is None:
-            raise UnreadableFile(
+            raise Contradiction(
                 f"its crops are not of images of {self._layout.height} x {self._layout.width} pixels; "
                 "--image-size 0 keeps fractions"
             )
