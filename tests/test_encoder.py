@@ -243,6 +243,69 @@ def test_side_information_travels_in_the_file(tmp_path: Path) -> None:
         LabelEncoder(codec, SIDE).encode(logits(5), tmp_path / "d", metadata={"codec": {}})
 
 
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"images": 25, "epochs": 8}, "'images' is 25, but the side information says 50"),
+        ({"epochs": 2}, "'epochs' is 2, but the side information says 4"),
+        (
+            {"replay": {"recipe": RECIPE.to_json(), "draws": [[65536, 1]]}},
+            "replay list of draws in the metadata is not",
+        ),
+        ({"replay": {"stored": {}}}, "replay layout in the metadata is not that of the side information"),
+        ({"replay": RECIPE}, "'replay' is a dict, such as"),
+    ],
+)
+@pytest.mark.parametrize("tier", ["none", "classes"])
+def test_metadata_may_not_contradict_the_side_information(
+    tmp_path: Path, metadata: dict[str, Any], words: str, tier: str
+) -> None:
+    encoder = LabelEncoder(Nearest(table().table, tier=tier), SIDE)
+    with pytest.raises(ValueError, match=words):
+        encoder.encode(logits(200), tmp_path / "labels", metadata=metadata)
+    assert os.listdir(tmp_path) == []
+    same = {"images": 50, "epochs": 4, "replay": {"recipe": RECIPE.to_json(), "draws": [[65536, 0]]}}
+    encoder.encode(logits(200), tmp_path / "labels", metadata=same)
+
+
+def test_a_prior_that_was_told_of_no_recipe_is_read_without_one(tmp_path: Path) -> None:
+    side, told = SideInformation(SIDE.classes), {"replay": {"recipe": RECIPE.to_json()}}
+    with pytest.raises(ValueError, match="the replay recipe in the metadata is not that of the side information"):
+        LabelEncoder(Nearest(table().table, tier="classes"), side).encode(logits(50), tmp_path / "a", metadata=told)
+    assert "replay" in LabelEncoder(table(), side).encode(logits(50), tmp_path / "b", metadata=told).metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("books", logits(16, seed=1)), ("books", logits(15)), ("images.class", np.zeros(50, np.uint16))],
+)
+def test_tensors_of_the_encoder_itself_are_not_replaced(tmp_path: Path, name: str, tensor: Any) -> None:
+    encoder = LabelEncoder(table(), SIDE)
+    with pytest.raises(ValueError, match=f"tensor '{name}' is what the encoder itself writes, and was given with"):
+        encoder.encode(logits(100), tmp_path / "labels", tensors={name: tensor})
+    assert os.listdir(tmp_path) == []
+    same = {"books": table().table, "images.class": SIDE.classes, "x.mine": np.zeros(3)}
+    file = encoder.encode(logits(100), tmp_path / "labels", tensors=same)
+    assert file.tensor_names == ["images.class", "books", "x.mine"]
+
+
+def test_epochs_are_of_images(tmp_path: Path) -> None:
+    file = LabelEncoder(table()).encode(logits(200), tmp_path / "labels", metadata={"epochs": 20})
+    assert file.metadata["images"] == 10
+    with pytest.raises(ValueError, match="30 epochs of 6 images are not 200 rows"):
+        LabelEncoder(table()).encode(logits(200), tmp_path / "other", metadata={"epochs": 30})
+    with pytest.raises(ValueError, match="metadata 'epochs' must be a whole number from 1"):
+        LabelEncoder(table()).encode(logits(200), tmp_path / "other", metadata={"epochs": "20"})
+
+
+def test_an_empty_path_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the path of a label file is empty"):
+        LabelEncoder(table()).encode(logits(5), "")
+    with pytest.raises(ValueError, match="the path of a label file is empty"):
+        LabelFile.create("", rows=1, row_bytes=1, metadata={"codec": {"id": "raw"}})
+
+
 def test_missing_or_wrong_side_information_is_told() -> None:
     with pytest.raises(ValueError, match="the prior of this codec is 'classes': give side="):
         LabelEncoder(Nearest(table().table, tier="classes"))

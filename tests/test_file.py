@@ -225,6 +225,12 @@ def test_pickle_takes_the_path_along_and_nothing_else(make_file: Made, load: str
     np.testing.assert_array_equal(pickle.loads(pickled).gather([49_999]), data[[49_999]])
 
 
+def test_a_path_may_be_bytes_or_an_object(make_file: Made) -> None:
+    path, _ = make_file(1, 1)
+    kinds: list[Any] = [str(path), os.fsencode(path), path]
+    assert {LabelFile(kind).path for kind in kinds} == {str(path)}
+
+
 def test_close_and_go_on(make_file: Made) -> None:
     path, data = make_file(10, 4)
     with LabelFile(path) as file:

@@ -44,6 +44,18 @@ def test_a_file_without_gaps_misses_nothing(tmp_path: Path) -> None:
     assert not file.missing([0, 3]).any()
 
 
+def test_rows_that_are_asked_about_are_whole_and_there(tmp_path: Path) -> None:
+    labelled(tmp_path / "gaps", [1])
+    LabelEncoder(Raw(4)).encode(2 * np.eye(4, dtype=np.float32), tmp_path / "none")
+    for name, last in (("gaps", 14), ("none", 3)):
+        file = LabelFile(tmp_path / name)
+        with pytest.raises(TypeError, match="rows must be whole numbers, got float64"):
+            file.missing([1.7])
+        for row in (-1, last + 1, 10**9):
+            with pytest.raises(IndexError, match=f"rows must be 0 to {last}, got {row} to {row}"):
+                file.missing([row])
+
+
 def test_a_file_whose_first_row_has_no_label_is_loaded(tmp_path: Path) -> None:
     decoder = labelled(tmp_path / "a.safetensors", [0])
     decoder.load()
@@ -86,8 +98,12 @@ def test_a_state_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("table", [None, np.zeros(3, np.uint8), np.zeros((2, 1), np.uint8), np.zeros(2, np.int8)])
 def test_a_file_that_does_not_tell_which_rows_are_missing_is_corrupt(
-    tmp_path: Path, table: NDArray[np.uint8] | None
+    tmp_path: Path, table: NDArray[np.uint8] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(ValueError, match=r"no reader would accept this file: .* by tensor 'rows.missing', U8 \[2\]"):
+        written(tmp_path / "a.safetensors", {} if table is None else {MISSING: table})
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("vqlabel.creation.check_gaps", lambda header: None)  # as another writer might
     with pytest.raises(Corrupt, match=r"by tensor 'rows.missing', U8 \[2\], which is"):
         written(tmp_path / "a.safetensors", {} if table is None else {MISSING: table})
 

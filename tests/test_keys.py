@@ -10,7 +10,7 @@ import torch
 from decoder_parts import CLASSES, codec_of, file_of
 from encoder_parts import IMAGES
 
-from vqlabel import Corrupt, LabelDecoder, LabelFile
+from vqlabel import Corrupt, LabelDecoder, LabelEncoder, LabelFile
 from vqlabel.keys import Keys
 from vqlabel.replay import USER_STREAM, ReplayRecipe
 from vqlabel.side import SideInformation
@@ -70,6 +70,34 @@ def test_classes_and_images_that_its_prior_does_not_know_are_found(tmp_path: Pat
         LabelFile.create(path, rows=0, row_bytes=file.row_bytes, tensors=tensors, metadata=metadata).close()
         with pytest.raises(Corrupt, match=words):
             LabelDecoder(path)
+
+
+def test_draws_that_its_prior_does_not_look_at_are_found(tmp_path: Path) -> None:
+    file, codec = LabelFile(file_of("replay")), codec_of("replay")
+    metadata = {key: file.metadata[key] for key in ("codec", "classes", "replay")}
+    metadata["replay"]["draws"] = DRAWS
+    tensors = {**codec.tensors(), "images.class": file.tensor("images.class")}
+    LabelFile.create(tmp_path / "a", rows=0, row_bytes=file.row_bytes, tensors=tensors, metadata=metadata).close()
+    with pytest.raises(Corrupt, match="its prior looks at 17 features of a row, but 21 are known"):
+        LabelDecoder(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("images", "draws", "words"),
+    [
+        (IMAGES // 2, [], "its prior knows 60 images, but it lists the classes of 30"),
+        (2 * IMAGES, [], "its prior knows 60 images, but it lists the classes of 120"),
+        (IMAGES, DRAWS, "its prior looks at 17 features of a row, but 21 are known"),
+    ],
+)
+def test_a_codec_is_not_given_other_images_or_draws_than_it_was_fitted_with(
+    images: int, draws: list[list[int]], words: str
+) -> None:
+    recipe = ReplayRecipe(seed=3, images=images, height=48, width=40, size=32)
+    side = SideInformation(np.zeros(images, np.int64), recipe, draws=draws)
+    with pytest.raises(ValueError, match=f"^the codec was fitted with other side information: {words}"):
+        LabelEncoder(codec_of("replay"), side)
+    assert LabelEncoder(codec_of("classes"), side).side is side  # it knows classes, whichever images are of them
 
 
 @pytest.mark.parametrize("images", [0, IMAGES // 2])

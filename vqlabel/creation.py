@@ -22,9 +22,18 @@ from vqlabel.format import (
     build_header,
     checksum,
 )
+from vqlabel.gaps import check_gaps
 from vqlabel.metadata import format_metadata
 from vqlabel.sequences import MOST_POSITIONS, STARTS
-from vqlabel.storage import PARTIAL, chunk_is_sound, opened, read_chunk_table, read_sound_header, unsound_tensors
+from vqlabel.storage import (
+    PARTIAL,
+    chunk_is_sound,
+    full_path,
+    opened,
+    read_chunk_table,
+    read_sound_header,
+    unsound_tensors,
+)
 from vqlabel.writer import LabelWriter, put, sync_directory
 
 CHUNK_BYTES = 2**16  # about this many bytes of rows share a checksum
@@ -39,7 +48,7 @@ def create(
     metadata: Mapping[str, Any],
 ) -> LabelWriter:
     """Write header and tensors of a new file, claim the room for its rows, and return the writer of these."""
-    path = os.path.abspath(os.fspath(path))
+    path = full_path(path)
     arrays = checked_tensors(tensors)
     header = _new_header(rows, row_bytes, arrays, metadata)
     _check_positions(arrays, header)
@@ -90,7 +99,7 @@ def _write_head(fd: int, header: Header, arrays: Mapping[str, NDArray[Any]], pat
 
 def resume(path: str | os.PathLike[str]) -> LabelWriter:
     """Writer of a file that `create` began. Chunks that do not match their checksum count as missing again."""
-    path = os.path.abspath(os.fspath(path)).removesuffix(PARTIAL)
+    path = full_path(path).removesuffix(PARTIAL)
     partial = path + PARTIAL
     if not os.path.exists(partial):
         state = "is finished" if os.path.exists(path) else "was never begun with LabelFile.create"
@@ -132,9 +141,11 @@ def _new_header(rows: int, row_bytes: int, arrays: Mapping[str, NDArray[Any]], m
     per_chunk = 2 ** max(0, (CHUNK_BYTES // max(row_bytes, 1)).bit_length() - 1)
     filled = {"rows_per_chunk": per_chunk, "created_by": f"vqlabel {__version__}", **metadata, **fixed}
     try:
-        return build_header(rows, row_bytes, arrays, format_metadata(filled))
+        header = build_header(rows, row_bytes, arrays, format_metadata(filled))
+        check_gaps(header)
     except FormatError as error:
         raise ValueError(f"no reader would accept this file: {error}") from None
+    return header
 
 
 def _whole(name: str, value: Any, most: int) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vqlabel.codecs import load_codec
@@ -19,9 +19,10 @@ from vqlabel.known import Information
 from vqlabel.measure import measure
 from vqlabel.ranks import Ranks
 from vqlabel.sampling import draw
-from vqlabel.scene import check_stored, joined
+from vqlabel.scene import check_prior, check_stored, joined, with_images
 from vqlabel.side import Views
 from vqlabel.sources import open_source
+from vqlabel.storage import full_path
 from vqlabel.text import information_of
 from vqlabel.tokens import TokenInformation
 
@@ -47,6 +48,7 @@ class LabelEncoder:
         if side is not None:
             _check_kind(side, codec.tier)
             side.check(codec.classes)
+            _check_prior(side, codec)
         self.codec = codec
         self.side = side
         self.measured = measured
@@ -101,7 +103,7 @@ class LabelEncoder:
         """Label file of all rows of a source. What an interrupted run left at path.partial is gone on with.
 
         metadata are more keys of FORMAT.md, such as `teacher`, and yours, which begin with "x."; tensors are more of
-        its tensors, and yours.
+        its tensors, and yours. Neither may contradict what the encoder itself writes.
         """
         self.codec.check_encodes()
         opened, ranks = open_source(source), Ranks.here()
@@ -109,7 +111,7 @@ class LabelEncoder:
             raise ValueError(f"the codec is for {self.codec.classes} classes, but the logits have {opened.classes}")
         blocks = Blocks(self.codec, opened, self.side)
         plan = self._plan(path, opened.rows, metadata or {})
-        plan.tensors.update(checked_tensors(tensors or {}))
+        plan.tensors.update(_more_tensors(plan, checked_tensors(tensors or {})))
         check_stored(plan.tensors, plan.metadata)
         writer = begin(plan, ranks)
         try:
@@ -154,8 +156,19 @@ class LabelEncoder:
         if self.side is not None:
             facts |= self.side.facts(rows)
             tensors = {**tensors, **self.side.tensors(rows)}
-        name = os.path.abspath(os.fspath(path))
-        return Plan(name, rows, self.codec.row_bytes, tensors, joined(facts, metadata))
+        both = joined(facts, metadata, tier=self.codec.tier)
+        return Plan(full_path(path), rows, self.codec.row_bytes, tensors, with_images(both, rows))
+
+
+def _more_tensors(plan: Plan, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Those that are not the encoder's own; ValueError for one that is, with other numbers."""
+    changed = [name for name in given if name in plan.tensors and not np.array_equal(given[name], plan.tensors[name])]
+    if changed:
+        raise ValueError(
+            f"tensor {changed[0]!r} is what the encoder itself writes, and was given with other numbers: leave it out; "
+            "yours begin with 'x.'"
+        )
+    return {name: tensor for name, tensor in given.items() if name not in plan.tensors}
 
 
 def _check_fit(source: Any, side: Information | None, options: FitOptions, rows: int, held_out: int) -> None:
@@ -185,6 +198,14 @@ def _check_kind(side: Information, prior: str) -> None:
             f"prior {prior!r} does not go with a {type(side).__name__}: 'tokens' takes a TokenInformation, all others "
             "a SideInformation"
         )
+
+
+def _check_prior(side: Information, codec: Codec) -> None:
+    """ValueError if the codec was fitted for other images than the side information is of: nobody could decode it."""
+    try:
+        check_prior(side, getattr(codec, "shape", None))
+    except ValueError as error:
+        raise ValueError(f"the codec was fitted with other side information: {error}") from None
 
 
 def _speaker(progress: bool | Callable[[str], None]) -> Callable[[str], None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vqlabel.arguments import check_word
+from vqlabel.arguments import check_word, whole_numbers
 from vqlabel.errors import Corrupt, Unfinished, about
 from vqlabel.format import CODES
 from vqlabel.gaps import FEATURE, MISSING, check_gaps, complain, is_missing
@@ -64,7 +64,7 @@ class LabelFile:
 
     def __init__(self, path: PathLike, *, load: str = "auto") -> None:
         check_word("load", load, LOADS)
-        self.path = os.path.abspath(local_path(os.fspath(path)))  # of a URL the copy, and so in pickles
+        self.path = os.path.abspath(local_path(os.fsdecode(path)))  # of a URL the copy, and so in pickles
         self._load = load
         self._loaded: Any = None
         self._loaded_by = 0
@@ -173,12 +173,11 @@ class LabelFile:
 
     def missing(self, rows: ArrayLike) -> NDArray[np.bool_]:
         """Which of these rows [B] have no label: what was lost, or never made, before this file was."""
-        numbers = np.asarray(rows, np.int64)
-        if not self.has_gaps:
-            return np.zeros(numbers.shape, np.bool_)
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
-            raise IndexError(f"rows must be 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
-        return is_missing(self.column(MISSING), numbers)
+        try:
+            numbers = whole_numbers("rows", rows, len(self))
+        except ValueError as error:
+            raise IndexError(str(error)) from None
+        return is_missing(self.column(MISSING), numbers) if self.has_gaps else np.zeros(numbers.shape, np.bool_)
 
     def verify(self, progress: Callable[[int], object] | None = None, *, images: Any = None) -> Verdict:
         """Compare everything with its checksum, and images, if given, with the views that the labels were made for.

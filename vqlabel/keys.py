@@ -18,7 +18,7 @@ from vqlabel.file import LabelFile
 from vqlabel.known import Side
 from vqlabel.law import Law, law_of
 from vqlabel.replay import ReplayRecipe
-from vqlabel.scene import side_of
+from vqlabel.scene import check_prior, side_of
 from vqlabel.side import ImageSide, SideInformation, unmixed
 
 
@@ -52,16 +52,15 @@ class Keys:
         return cls(info, tier, len(file))
 
     def check(self, codec: Codec) -> None:
-        """Corrupt if the classes or images that the file lists are not those that the codec's prior knows."""
+        """Corrupt if the classes, images or draws that the file lists are not those that the codec's prior knows."""
         shape = getattr(codec, "shape", None)
         if shape is None or self._info is None:
             return
         try:
             self._info.check(shape.classes)
+            check_prior(self._info, shape)
         except ValueError as error:
             raise Corrupt(str(error)) from None
-        if shape.tier != "classes" and shape.images != self._info.images:
-            raise Corrupt(f"its prior knows {shape.images} images, but it lists the classes of {self._info.images}")
 
     @property
     def size(self) -> int:

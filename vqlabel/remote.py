@@ -96,7 +96,7 @@ def _readable(name: str) -> str:
 
 
 def _fetch(system: Any, name: str, path: str, url: str, *, by_content: bool) -> str:
-    """Fetch and check it; where it lies then. by_content gives other labels another place: somebody may read the old."""
+    """Fetch and check it; where it lies then. by_content keeps other labels apart: somebody may be reading the old."""
     partial = path + PARTIAL
     with suppress(FileNotFoundError):
         os.unlink(partial)  # of a process that was killed

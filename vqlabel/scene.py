@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vqlabel.arguments import check_whole
 from vqlabel.errors import Corrupt
 from vqlabel.file import LabelFile
+from vqlabel.known import Information
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import CLASSES, SideInformation, Views
 from vqlabel.stored import BOXES, CUTOUTS, LAMBDAS, ROWS, SEEDS, StoredViews
+from vqlabel.tokens import TokenInformation
 from vqlabel.view_layout import ViewLayout
 
+if TYPE_CHECKING:
+    from vqlabel.codecs.layout import PriorShape
+
+REPLAYED = {"recipe": "recipe", "stored": "layout", "draws": "list of draws"}  # what side information says of views
 OURS = ("codec", "classes", "temperatures", "measured", "format", "format_version")  # metadata that is not the user's
 
 
@@ -72,15 +79,51 @@ def only_the_author_knows(file: LabelFile) -> bool:
     return bool(draws_of(file)) or not {SEEDS, CUTOUTS}.isdisjoint(file.tensor_names)
 
 
-def joined(facts: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of a file: what the encoder knows and what the user adds, which may not contradict it."""
+def check_prior(side: Information, shape: PriorShape | None) -> None:
+    """ValueError if the prior of a codec knows other images, or looks at something else, than these rows have."""
+    if shape is None or shape.tier == "classes" or not isinstance(side, (SideInformation, TokenInformation)):
+        return
+    if shape.tier != "tokens" and shape.images != side.images:
+        raise ValueError(f"its prior knows {shape.images} images, but it lists the classes of {side.images}")
+    if shape.features != side.features:
+        raise ValueError(
+            f"its prior looks at {shape.features} features of a row, but {side.features} are known: the draws, or the "
+            "tokens around it, are not those that it was fitted with"
+        )
+
+
+def joined(facts: Mapping[str, Any], given: Mapping[str, Any], *, tier: str = "none") -> dict[str, Any]:
+    """Metadata of a file: what the encoder knows and what the user adds, which may not contradict it.
+
+    tier is what the codec's prior looks at: to "none" the user may say himself how views were made.
+    """
     taken = [key for key in given if key in OURS]
     if taken:
         raise ValueError(f"metadata {taken[0]!r} is what the encoder itself says; yours begin with 'x.'")
+    for key in given:
+        if key != "replay" and key in facts and given[key] != facts[key]:
+            raise ValueError(
+                f"metadata {key!r} is {given[key]!r:.80}, but the side information says {facts[key]!r:.80}"
+            )
+    known, told = facts.get("replay", {}), _told(given)
+    for key, what in REPLAYED.items() if known or tier != "none" else ():
+        if key in told and told[key] != known.get(key, []):
+            raise ValueError(f"the replay {what} in the metadata is not that of the side information")
     both = {**facts, **given}
-    if "replay" in facts and "replay" in given:
-        both["replay"] = {**given["replay"], **facts["replay"]}  # reference views are the user's, the recipe is not
-        for key in ("recipe", "stored"):
-            if key in given["replay"] and given["replay"][key] != facts["replay"].get(key):
-                raise ValueError("the replay recipe in the metadata is not that of the side information")
-    return both
+    # Reference views are the user's, the recipe is not.
+    return {**both, "replay": {**told, **known}} if "replay" in both else both
+
+
+def _told(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a user says of the replay."""
+    told = given.get("replay", {})
+    if not isinstance(told, Mapping):
+        raise ValueError(f"metadata 'replay' is a dict, such as {{\"recipe\": recipe.to_json()}}, got {told!r:.80}")
+    return told
+
+
+def with_images(metadata: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+    """Metadata of so many rows in which epochs are of images: a reader counts by these."""
+    if "epochs" not in metadata or "images" in metadata:
+        return metadata
+    return {**metadata, "images": rows // check_whole("metadata 'epochs'", metadata["epochs"], 1, 2**62)}

@@ -20,6 +20,14 @@ PIECE_BYTES = 2**20  # read at a time where nothing else sets the size
 Array = np.ndarray[Any, Any]
 
 
+def full_path(path: str | bytes | os.PathLike[Any]) -> str:
+    """Where a file is to be, from the root on; ValueError for the name of nothing, which would stand for the folder."""
+    name = os.fsdecode(path)
+    if not name:
+        raise ValueError("the path of a label file is empty: give it a name")
+    return os.path.abspath(name)
+
+
 @contextmanager
 def opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
     """Descriptor of a regular file; anything else is not even opened: a pipe would block, a device never end."""
