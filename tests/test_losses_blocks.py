@@ -236,6 +236,25 @@ def test_gradients_in_fp16_do_not_end_where_fp16_does(cast: bool) -> None:
     torch.testing.assert_close(found[:, 0], torch.tensor([-30.0, 10, 10, 10]), rtol=1e-3, atol=0)
 
 
+@ALL
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize("T", [1.0, 100.0])
+def test_gradients_in_fp16_are_those_of_float64_with_many_classes_at_any_temperature(
+    kind: str, cast: bool, T: float, reduction: str
+) -> None:
+    dtype, scale = torch.float32 if cast else torch.float16, 2.0**12  # that of a GradScaler
+    hidden, weight, bias = (drawn(*shape, seed=5).detach().half() for shape in ((8, 32), (5000, 32), (5000,)))
+    teacher = drawn(8, 5000, seed=6).detach()
+    parts = [part.to(dtype).requires_grad_() for part in (hidden, weight / 8, bias)]
+    with torch.autocast("cpu", torch.float16, enabled=cast):
+        loss = linear_distillation_loss(*parts[:2], teacher, T, kind=kind, bias=parts[2], reduction=reduction, block=3)
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    truth = distillation_loss(torch.nn.functional.linear(*exact), teacher, T, kind=kind, reduction=reduction)
+    found = torch.autograd.grad(loss.sum() * scale, parts)
+    for one, other in zip(found, torch.autograd.grad(truth.sum() * scale, exact), strict=True):
+        assert (one - other).norm() <= 0.01 * other.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_autocast_of_a_layer_is_that_of_torch(reduction: str, dtype: torch.dtype, narrow: bool) -> None:

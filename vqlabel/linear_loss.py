@@ -17,6 +17,8 @@ from vqlabel.wanted import Terms
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # hidden [B, d], weight [C, d], bias [C]
 Gradients = list[torch.Tensor | None]  # of the three
 
+SUM = 8  # log2 of what the magnitudes in a row add up to in fp16: with weights up to 255 no product is beyond its end
+
 
 class Work(NamedTuple):
     """What is done with the logits of a layer."""
@@ -43,7 +45,7 @@ class _Linear(torch.autograd.Function):
         ctx.work, ctx.kinds = work, [None if part is None else part.dtype for part in layer]
         ctx.autocast = _autocast_here(hidden.device.type)
         needs = ctx.needs_input_grad[:3] if learns and not work.each else (False,) * 3
-        # A row counts as 1 here, whatever the loss is multiplied by later: smaller gradients would vanish in fp16.
+        # A row counts as 1 here: what the loss is multiplied by later, by a GradScaler say, is not known yet.
         losses, gradients = _pass(layer, work, needs, hidden.new_ones(len(hidden)))
         ctx.save_for_backward(*(layer if work.each else gradients))
         return losses if work.each else losses.sum()
@@ -68,23 +70,35 @@ def _pass(layer: Layer, work: Work, needs: tuple[bool, ...], scale: torch.Tensor
         logits, teacher = functional.linear(hidden[part], weight, bias), work.teacher(part)
         losses.append(loss_of(logits, teacher, work.terms))
         if any(needs):
-            slope = gradient_of(scale[part], logits, teacher, work.terms).to(logits.dtype)
-            _add(gradients, slope, layer, part)
+            _add(gradients, gradient_of(scale[part], logits, teacher, work.terms), layer, part, logits.dtype)
     return torch.cat([hidden.new_zeros(0, dtype=_wide(hidden)), *losses]), gradients
 
 
-def _add(gradients: Gradients, slope: torch.Tensor, layer: Layer, part: slice) -> None:
-    """Add what a block does, by the gradient of its logits [b, C]."""
+def _add(gradients: Gradients, slope: torch.Tensor, layer: Layer, part: slice, dtype: torch.dtype) -> None:
+    """Add what a block does, by the gradient [b, C], in float32 or better, of its logits, which are of this dtype."""
     of_hidden, of_weight, of_bias = gradients
-    if of_hidden is not None:
-        of_hidden[part] = slope @ layer[1].to(slope.dtype)
-    if of_weight is not None and slope.dtype == torch.bfloat16:
-        of_weight += slope.T @ layer[0][part].to(slope.dtype)
+    if of_bias is not None:
+        of_bias += slope.sum(0)
+    if of_weight is not None and dtype == torch.bfloat16:
+        of_weight += slope.to(dtype).T @ layer[0][part].to(dtype)
     elif of_weight is not None:
         # Not in fp16, which ends at 65504: these sums are not yet divided by the rows. autocast lets addmm_ be.
-        of_weight.addmm_(slope.T.to(of_weight.dtype), layer[0][part].to(of_weight.dtype))
-    if of_bias is not None:
-        of_bias += slope.sum(0, dtype=of_bias.dtype)
+        of_weight.addmm_(slope.T, layer[0][part].to(of_weight.dtype))
+    if of_hidden is not None:
+        of_hidden[part] = _times(slope, layer[1], dtype)
+
+
+def _times(slope: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Gradient [b, C] times weight [C, d], multiplied in this dtype.
+
+    Its numbers are near 1 / C, and less at high temperatures: fp16 would lose it. So each row is brought to the
+    same size by a power of two.
+    """
+    if dtype != torch.float16:
+        return slope.to(dtype) @ weight.to(dtype)
+    sizes = torch.linalg.vector_norm(slope, 1, dim=1, keepdim=True).clamp_min(2.0**-100)
+    factor = torch.exp2(SUM - sizes.log2().ceil())
+    return (slope * factor).to(dtype) @ weight.to(dtype) / factor
 
 
 def _autocast_here(kind: str) -> torch.autocast:
