@@ -200,6 +200,15 @@ def test_each_device_has_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [device.type for device in taken] == ["cuda", "mps"]
 
 
+def test_device_0_is_never_the_cpu() -> None:
+    if torch.accelerator.is_available():
+        assert LabelDecoder(file_of("raw"), 0).device.type != "cpu"
+    else:
+        with pytest.raises(RuntimeError, match="accelerator"):
+            LabelDecoder(file_of("raw"), 0)  # type: ignore[arg-type]
+    assert LabelDecoder(file_of("raw")).device == torch.device("cpu")
+
+
 def test_without_triton_a_gpu_decodes_slowly_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PlainPath, "__init__", lambda self, codec, device: None)
     monkeypatch.setattr(paths, "find_spec", lambda name: None)

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Run, interrupted
-from encoder_parts import CLASSES, logits
+from decoder_parts import CLASSES as FITTED_CLASSES
+from decoder_parts import codec_of
+from encoder_parts import CLASSES, logits, scene
 
 from vqlabel import LabelEncoder, LabelFile
 from vqlabel.codecs.base import Codec
 from vqlabel.codecs.raw import Int8, Raw
 from vqlabel.codecs.sample import BLOCK
 from vqlabel.sources import open_source
+from vqlabel.writer import LabelWriter
 
 ROWS = 2 * BLOCK + 900
 
@@ -52,6 +55,21 @@ def test_the_last_rows_of_what_was_begun_are_looked_at_too(tmp_path: Path) -> No
     other[BLOCK:] = logits(ROWS, seed=1)[BLOCK:]
     with pytest.raises(ValueError, match=r"of its rows 4096 to 8191 100% would be others"):
         LabelEncoder(Raw(CLASSES)).encode(other, tmp_path / "labels")
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_labels_of_no_bytes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, rows = LabelEncoder(codec_of("classes, no codes"), scene(FITTED_CLASSES)), logits(300, FITTED_CLASSES)
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelWriter, "close", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode(rows, tmp_path / "labels", progress=False)
+    file = encoder.encode(rows, tmp_path / "labels", progress=False)
+    whole = encoder.encode(rows, tmp_path / "whole", progress=False)
+    assert Path(file.path).read_bytes() == Path(whole.path).read_bytes()
 
 
 def test_a_few_rows_may_have_been_mended(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ def test_whole_epochs_are_stored(epochs: int, keep: float, kept: int) -> None:
     assert stored_rows(500, epochs, keep=keep) == kept * 500
 
 
+@pytest.mark.parametrize("keep", [np.float32(0.5), np.float16(0.5), np.float64(0.5), np.int64(1)])
+def test_a_part_may_be_a_number_of_numpy(keep: Any) -> None:
+    assert stored_rows(500, 10, keep=keep) == 5000 * float(keep)
+    assert type(stored_rows(500, 10, keep=keep)) is int
+
+
 @pytest.mark.parametrize("keep", [0, -0.1, 1.01, math.nan, True, "half"])
 def test_a_part_that_is_none_is_refused(keep: Any) -> None:
     with pytest.raises(ValueError, match="keep must be a part of the labels, above 0 and up to 1"):

@@ -94,6 +94,42 @@ def test_wrong_rows_are_named(tmp_path: Path, start: int, rows: Any, kind: type[
     writer.detach()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
+def test_a_start_may_be_any_whole_number(tmp_path: Path, kind: Any) -> None:
+    data = random_rows(600, 5)
+    with begin(tmp_path / "file", 600, per_chunk=100) as writer:
+        for start in np.array([0, 200], kind):
+            writer.write(start, data[int(start) : int(start) + 200])
+        writer.write(400, data[400:])
+    assert (LabelFile(tmp_path / "file").gather(range(600)) == data).all()
+    with begin(tmp_path / "far", 33_000, per_chunk=2**15) as writer:
+        writer.write(np.int16(32_000), random_rows(1000, 5))  # which ends beyond what this kind can count
+        writer.write(0, random_rows(32_000, 5))
+    with pytest.raises(TypeError, match="integer"):
+        begin(tmp_path / "other").write(0.0, data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [random_rows(5, 8).T, random_rows(8, 10)[:, ::2]], ids=["transposed", "strided"])
+def test_rows_may_lie_in_memory_as_they_like(tmp_path: Path, rows: Any) -> None:
+    with begin(tmp_path / "file", 8) as writer:  # one chunk, which is summed where the rows lie
+        writer.write(0, rows)
+    assert (LabelFile(tmp_path / "file").gather(range(8)) == rows).all()
+
+
+def test_rows_of_no_bytes_are_read_back(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "file", row_bytes=0)
+    assert writer.read(range(10, 30)).shape == (20, 0)
+    writer.detach()
+
+
+def test_a_file_that_was_deleted_while_it_was_written_is_named(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "file")
+    writer.write(0, random_rows(100, 5))
+    (tmp_path / "file.partial").unlink()
+    with pytest.raises(FileNotFoundError, match=r"file.partial was deleted while it was written; begin again"):
+        writer.close()
+
+
 def test_codes_are_packed_as_the_codec_says(tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(0, 2**11, (50, 3)).astype(np.uint16)
     settings = {"codec": {"id": "vq", "G": 3, "nbits": 11}}

@@ -60,7 +60,8 @@ class LabelDecoder:
         tokens: ArrayLike | None = None,
     ) -> None:
         check_word("backend", backend, BACKENDS)
-        self._open(LabelFile(path, load=load), torch.device(device or "cpu"), backend, secrets.token_hex(8), tokens)
+        place = torch.device("cpu" if device is None else device)  # device 0 is the first GPU
+        self._open(LabelFile(path, load=load), place, backend, secrets.token_hex(8), tokens)
         self._codec_here()  # a file that cannot be decoded says so now
 
     def _open(self, file: LabelFile, device: torch.device, backend: str, token: str, tokens: ArrayLike | None) -> None:

@@ -7,6 +7,7 @@ and every row keeps its number, its view and its label. `Reuse` says which of th
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,9 +26,9 @@ def stored_rows(images: int, epochs: int, *, keep: float) -> int:
     150000
     """
     images, epochs = check_whole("images", images, 0, MOST), check_whole("epochs", epochs, 1, MOST)
-    if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 < keep <= 1:
+    if not isinstance(keep, Real) or isinstance(keep, bool) or not 0 < keep <= 1:
         raise ValueError(f"keep must be a part of the labels, above 0 and up to 1, got {keep!r:.80}")
-    return images * max(1, round(epochs * keep))
+    return images * max(1, round(epochs * float(keep)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 from typing import Any
 
@@ -46,6 +47,7 @@ class LabelWriter:
 
     def write(self, start: int, rows: NDArray[np.uint8]) -> None:
         """Rows start, start + 1, ... of the set: uint8 [n, row_bytes]."""
+        start = operator.index(start)  # of NumPy's narrow integers a sum would wrap
         rows = _checked_rows(rows, start, self.header)
         if len(rows) == 0:
             return
@@ -84,7 +86,7 @@ class LabelWriter:
         """Rows [n, row_bytes] as they are in the file; those of chunks that are missing mean nothing."""
         width = self.header.row_bytes
         data = os.pread(self._file(), len(rows) * width, self._codes_offset(rows.start))
-        return np.frombuffer(data, np.uint8).reshape(-1, width)
+        return np.frombuffer(data, np.uint8).reshape(len(rows), width)
 
     def missing(self) -> list[range]:
         """Rows still to be written, in whole chunks: what other processes have finished counts as written."""
@@ -93,8 +95,10 @@ class LabelWriter:
 
     def close(self) -> None:
         """Check that every row is there, make the file durable and give it its name."""
-        if not os.path.exists(self.path + PARTIAL) and os.path.exists(self.path):
-            return  # closed before, here or by another process
+        if not os.path.exists(self.path + PARTIAL):
+            if os.path.exists(self.path):
+                return  # closed before, here or by another process
+            raise FileNotFoundError(f"{self.path}{PARTIAL} was deleted while it was written; begin again")
         damaged = unsound_tensors(self._file(), self.header)
         if damaged:
             raise Corrupt(
@@ -175,7 +179,7 @@ def _checked_rows(rows: NDArray[np.uint8], start: int, header: Header) -> NDArra
         raise ValueError(f"rows must have shape [n, {header.row_bytes}], got {list(rows.shape)}")
     if not 0 <= start <= header.rows - len(rows):
         raise ValueError(f"rows {start} to {start + len(rows) - 1} do not fit a set of {header.rows}")
-    return rows
+    return np.ascontiguousarray(rows)
 
 
 def sync_directory(path: str) -> None:
