@@ -63,6 +63,16 @@ def test_a_file_whose_first_row_has_no_label_is_loaded(tmp_path: Path) -> None:
     assert decoder.collate(default_collate, row=0)([(1,), (2,)])[-1].logits().shape == (2, 4)
 
 
+def test_a_data_set_is_iterated_to_its_end(tmp_path: Path) -> None:
+    images, decoder = torch.zeros(IMAGES, 1, 2, 2), labelled(tmp_path / "a.safetensors", [0, 8, 14])
+    data = DistilledDataset(images, decoder, augment_on=None)
+    found = torch.cat([label.logits() for _, label in data])
+    assert torch.equal(found, decoder([1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13], output="logits"))
+    with pytest.raises(IndexError, match="no label for row 8"):
+        data[8]
+    assert len(list(DistilledDataset(images, labelled(tmp_path / "b.safetensors", []), augment_on=None))) == 15
+
+
 def test_an_epoch_reads_the_images_that_have_a_label(tmp_path: Path) -> None:
     sampler = ReplaySampler(labelled(tmp_path / "a.safetensors", [1, 8]))
     for epoch, rows in ((0, {0, 2, 3, 4}), (1, {5, 6, 7, 9}), (2, {10, 11, 12, 13, 14})):

@@ -145,6 +145,11 @@ def drop(name: str) -> Callable[[dict[str, Any]], None]:
         (metadata(epochs="3", images="2"), Corrupt, "3 epochs of 2 images are not 4 rows"),
         (metadata(teacher=7), Corrupt, "'teacher' is not text"),  # type: ignore[arg-type]
         (drop("codes"), Corrupt, "tensor 'codes' is missing"),
+        (
+            tensor("codes", shape=[2**32 + 1, 0], data_offsets=[24, 24]),
+            Corrupt,
+            "4294967297 rows of no bytes, more than",
+        ),
         (tensor("x", dtype="U8", shape=[0, 2**62, 2**62], data_offsets=[0, 0]), Corrupt, "which no array can have"),
         (tensor("codes", shape=[0, 2**62], data_offsets=[24, 24]), Corrupt, "rows have 4611686018427387904 bytes"),
         (metadata(measured='{"kl":1e999}'), Corrupt, "'measured' is not JSON"),

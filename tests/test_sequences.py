@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,23 @@ def test_a_batch_is_the_rows_of_its_sequences_and_where_they_go() -> None:
 def test_a_place_that_has_no_label_is_named(sequence: int, position: int, words: str) -> None:
     with pytest.raises(IndexError, match=words):
         Sequences(LENGTHS, keep={"every": 2}).rows([sequence], [position])
+
+
+def test_rows_of_a_sequence_take_little_memory() -> None:
+    sequences = Sequences([7, 100_000], keep={"share": 0.5, "seed": 3})
+    tracemalloc.start()
+    rows, places = sequences.rows_of(1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 100_000
+    assert [part.tolist() for part in sequences.places(rows[::99])] == [[1] * len(rows[::99]), places[::99].tolist()]
+    assert [part.tolist() for part in Sequences([3, 2], keep={"every": 9}).rows_of(1)] == [[], []]
+
+
+@pytest.mark.parametrize("rows", [[1.7], 1.0, [True]])
+def test_rows_are_whole_numbers(rows: Any) -> None:
+    with pytest.raises(TypeError, match="rows must be whole numbers, got"):
+        Sequences([3]).places(rows)
 
 
 def test_a_place_that_a_mask_leaves_out_is_named() -> None:

@@ -198,6 +198,23 @@ def test_side_information_of_a_file_looks_at_its_stored_views(tmp_path: Path) ->
     assert side.share.tolist() == [0.875, 1.0]
 
 
+def test_the_classes_of_images_of_different_sizes_are_a_prior(tmp_path: Path) -> None:
+    layout = ViewLayout(6, 0, 0, 16, crops="F16", flips=True, mix="cutmix", batch=4)
+    crops = np.tile(np.array([0.25, 0, 0.5, 1], np.float16), (60, 1))
+    places, partners = np.tile([5, 0, 1, 2, 3, 4], 10), np.tile([2, 2, 2, 2, 5, 5], 10)
+    boxes = np.tile(np.array([[0, 0, 8, 4], [2, 2, 6, 12]], np.uint16), (10, 1))
+    tensors = {ROWS: layout.pack(places, crops, np.zeros(60, bool), partners), BOXES: boxes}
+    side = SideInformation(np.arange(6) % 3, StoredViews(layout, tensors.__getitem__))
+    logits = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    with pytest.raises(ValueError, match="prior 'replay' looks at the crops, which are stored as parts of images of"):
+        LabelEncoder.fit(logits, side=side, prior="replay", bytes_per_label=0, effort=0.01, progress=False)
+    encoder = LabelEncoder.fit(logits, side=side, prior="classes", bytes_per_label=0, effort=0.01, progress=False)
+    encoder.encode(logits, tmp_path / "a", tensors=tensors, progress=False)
+    expected = encoder.codec.decode(np.zeros((60, 0), np.uint8), side.of(range(60), tier="classes"))
+    assert len(side.of(range(60), tier="classes").share.unique()) > 1
+    torch.testing.assert_close(LabelDecoder(tmp_path / "a")(range(60), output="logits"), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -108,6 +109,24 @@ def test_a_file_without_its_text_takes_it_from_the_reader(encoder: LabelEncoder,
             LabelDecoder(short, tokens=wrong)
     with pytest.raises(TypeError, match=r"tokens must be whole numbers \[1248\], got float64"):
         LabelDecoder(short, tokens=TOKENS.astype(float))
+
+
+def test_labels_without_their_text_go_to_another_process_with_their_decoder(
+    encoder: LabelEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = LabelEncoder(encoder.codec, TokenInformation(TOKENS, SEQUENCES, before=2, after=1, store=False))
+    bare.encode(np.zeros((SEQUENCES.total, C), np.float32), tmp_path / "short", progress=False)
+    decoder = LabelDecoder(tmp_path / "short", tokens=TOKENS)
+    packed = decoder.read([3, 700])
+    alone, together = pickle.dumps(packed), pickle.dumps((decoder, packed))
+    monkeypatch.setattr("vqlabel.decoder._OPEN", WeakValueDictionary())  # as it is in another process
+    with pytest.raises(
+        ValueError, match=r"does not hold the text .* go with theirs: pickle.dumps\(\(labels.decoder, la"
+    ):
+        pickle.loads(alone)
+    _, found = pickle.loads(together)
+    assert found.decoder is not decoder
+    assert torch.equal(found.probs(), packed.probs())
 
 
 def test_a_text_that_is_given_is_compared_whatever_the_codec_looks_at(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ class DistilledDataset(Dataset[tuple[Views, PackedLabels]]):
         """Rows of all epochs."""
         return len(self.decoder)
 
+    def __iter__(self) -> Iterator[tuple[Views, PackedLabels]]:
+        """Rows that have a label, in their order: without this, the first that has none would seem to be the end."""
+        return (self[row] for row in range(len(self)) if not self.decoder.file.missing([row])[0])
+
     def __getitem__(self, row: int) -> tuple[Views, PackedLabels]:
         """View [c, size, size], or Originals of one, and the label of a row."""
         found: tuple[Views, PackedLabels] = self.__getitems__([operator.index(row)])[0]

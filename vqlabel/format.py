@@ -19,6 +19,7 @@ PAGE_BYTES = 4096  # codes start at a multiple of this
 MAX_HEADER_BYTES = 2**19
 MAX_DIMENSIONS = 8
 MAX_ROW_BYTES = 2**31
+MAX_EMPTY_ROWS = 2**32  # where they have no bytes: all others are bounded by the size of the file
 CODES, CHUNK_CRCS, CRCS = "codes", "codes.crc32", "crc32"
 
 DTYPES = {
@@ -195,6 +196,8 @@ def _check_roles(header: Header) -> None:
         raise Corrupt(f"codes must be U8 [rows, row_bytes], not {codes.dtype} {codes.shape}")
     if codes.shape[1] > MAX_ROW_BYTES:
         raise Corrupt(f"rows have {codes.shape[1]} bytes, more than {MAX_ROW_BYTES}")
+    if header.row_bytes == 0 and header.rows > MAX_EMPTY_ROWS:
+        raise Corrupt(f"there are {header.rows} rows of no bytes, more than {MAX_EMPTY_ROWS}")
     if any(tensor.offset > codes.offset for tensor in tensors.values()) or codes.offset % PAGE_BYTES:
         raise Corrupt(f"codes must come last and start at a multiple of {PAGE_BYTES}, not at {codes.offset}")
     for name, length in ((CHUNK_CRCS, header.chunks), (CRCS, 1 + len(header.summed()))):

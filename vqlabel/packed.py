@@ -94,7 +94,13 @@ class PackedLabels:
 def _arrived(name: Any, data: torch.Tensor) -> PackedLabels:
     from vqlabel.decoder import decoder_named
 
-    return PackedLabels(decoder_named(name), data)
+    try:
+        return PackedLabels(decoder_named(name), data)
+    except ValueError as error:  # a text that neither the file nor the name holds
+        raise ValueError(
+            f"{error}. To a process that has no decoder yet, labels go with theirs: "
+            "pickle.dumps((labels.decoder, labels))"
+        ) from None
 
 
 def joined(parts: Any, *, collate_fn_map: Any = None) -> PackedLabels:

@@ -101,11 +101,13 @@ class Sequences:
 
     def places(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sequences [B] and positions in them [B] of rows."""
-        numbers = np.asarray(rows, np.int64).reshape(-1)
+        numbers = np.asarray(rows).reshape(-1)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise TypeError(f"rows must be whole numbers, got {numbers.dtype}")
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.rows_total:
             bad = numbers.max() if numbers.max() >= self.rows_total else numbers.min()
             raise IndexError(f"row {bad} was asked for, but there are {self.rows_total} rows")
-        positions = self._kept.position_of(numbers)
+        positions = self._kept.position_of(numbers.astype(np.int64))
         found = np.searchsorted(self.offsets, positions, side="right") - 1
         return found, positions - self.offsets[found]
 
@@ -115,7 +117,8 @@ class Sequences:
         first, stop = self.offsets[sequence : sequence + 2].tolist()
         found = np.arange(first, stop)
         found = found[self._kept.has(found)]
-        return self._kept.row_of(found), found - first
+        rows = self._kept.row_of(found[:1]) + np.arange(len(found))  # those of a sequence follow each other
+        return rows, found - first
 
     def batch(self, numbers: ArrayLike, length: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """All rows of some sequences [B], one after the other, and a mask [B, length] of the places they are of.

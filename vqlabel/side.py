@@ -99,7 +99,7 @@ class SideInformation(Information):
                     "this prior looks at views, and without a replay recipe nobody knows how they were made"
                 )
             return self._unmixed(images)
-        parameters = self.recipe.parameters(epochs, images)
+        parameters = self._recipe_for(tier).parameters(epochs, images)
         partners = np.where(parameters.kinds > 0, parameters.partners, images)
         share = np.where(parameters.kinds > 0, parameters.shares, 1.0).astype(np.float32)
         features = self._features(parameters) if tier in ("replay", "image") else np.zeros((len(images), 0), np.float32)
@@ -125,6 +125,18 @@ class SideInformation(Information):
     def tensors(self, rows: int) -> dict[str, NDArray[Any]]:
         """The table of the images' classes, as narrow as they allow."""
         return {CLASSES: self.classes.astype(np.uint16 if self.classes.max() < 2**16 else np.uint32)}
+
+    def _recipe_for(self, tier: str) -> ReplayRecipe | StoredViews:
+        """The recipe, as far as this tier looks; ValueError if it looks at crops that nobody knows in pixels."""
+        assert self.recipe is not None
+        if isinstance(self.recipe, ReplayRecipe) or self.recipe.height:
+            return self.recipe
+        if tier == "classes":
+            return self.recipe.of_size(1, 1)  # it looks at no crop, so that of any image will do
+        raise ValueError(
+            f"prior {tier!r} looks at the crops, which are stored as parts of images of different sizes: take prior "
+            "'classes', or say the size that all images have with StoredViews.of_size"
+        )
 
     def _unmixed(self, images: NDArray[np.int64]) -> ImageSide:
         import torch
