@@ -252,7 +252,7 @@ def test_side_information_travels_in_the_file(tmp_path: Path) -> None:
             {"replay": {"recipe": RECIPE.to_json(), "draws": [[65536, 1]]}},
             "replay list of draws in the metadata is not",
         ),
-        ({"replay": {"stored": {}}}, "replay layout in the metadata is not that of the side information"),
+        ({"replay": {"stored": {}}}, "replay recipe in the metadata is not that of the side information"),
         ({"replay": RECIPE}, "'replay' is a dict, such as"),
     ],
 )

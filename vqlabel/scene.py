@@ -20,7 +20,7 @@ from vqlabel.view_layout import ViewLayout
 if TYPE_CHECKING:
     from vqlabel.codecs.layout import PriorShape
 
-REPLAYED = {"recipe": "recipe", "stored": "layout", "draws": "list of draws"}  # what side information says of views
+REPLAYED = {"recipe": "recipe", "stored": "recipe", "draws": "list of draws"}  # what side information says of views
 OURS = ("codec", "classes", "temperatures", "measured", "format", "format_version")  # metadata that is not the user's
 
 
