@@ -336,7 +336,10 @@ def test_the_command_asks_what_it_is_told(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("mnist", "--ipc", "1"), "got 'mnist'"),
+        (("mnist", "--ipc", "1"), "say --classes of another, got 'mnist'"),
+        (("mnist", "--ipc", "1", "--image-bytes", "7"), "say --classes of another, got 'mnist'"),
+        (("cifar-10", "--ipc", "1", "--plot", "nowhere/x.svg"), "nowhere is not there: make the folder"),
+        (("cifar-10", "--ipc", "1", "--plot", "."), "'.' names no file: say a name"),
         (("cifar-10", "--ipc", "1", "--method", "x"), "method must be one of"),
         (("--ipc", "1"), "say a data set"),
         (("cifar-10", "--classes", "3", "--ipc", "1"), "leave out --classes"),

@@ -295,6 +295,16 @@ def test_a_dump_of_a_shape_that_no_dump_has_is_named(tmp_path: Path) -> None:
             open_source(tmp_path / "d.safetensors", classes=3)
 
 
+@pytest.mark.parametrize("offsets", [[0.0, 64.0], [0, 64.0], [False, 64], [-8, 56], [0, 63], ["0", 64]])
+def test_places_in_a_dump_that_cannot_be_are_refused(offsets: list[Any], tmp_path: Path) -> None:
+    header = {"ids": {"dtype": "I64", "shape": [4, 2], "data_offsets": offsets}}
+    header["log_probs"] = {"dtype": "F16", "shape": [4, 2], "data_offsets": [64, 80]}
+    raw = json.dumps(header)
+    (tmp_path / "d.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw.encode() + bytes(80))
+    with pytest.raises(ValueError, match=r"the size of tensor 'ids' contradicts its shape"):
+        open_source(tmp_path / "d.safetensors", classes=3)
+
+
 def test_the_codec_takes_as_told_what_has_a_uniform_tail() -> None:
     ids, log_probs, _ = told()
     codec = TopK(C, K, tail="uniform", values="P16")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, interrupted
+from conftest import GOLDEN, Run, interrupted
 from encoder_parts import CLASSES, Fitting, logits
 
 from vqlabel import LabelEncoder, LabelFile
@@ -58,7 +58,7 @@ def test_encode_then_decode_gives_the_logits_back(run: Run, teacher: Path, tmp_p
         (("--rows=-1:5",), "--rows is A:B"),
         (("--rows", "5:9001"), "--rows 5:9001 is not within the 9000 rows of the file"),
         (("--rows", "6:5"), "is not within"),
-        (("--temperature", "0"), "--temperature must be above 0, got 0.0"),
+        *((("--temperature", T), "--temperature must be 1e-30 to 1000") for T in ("0", "1e-31", "1e6", "inf", "nan")),
     ],
 )
 def test_decode_says_what_it_cannot_do(
@@ -70,6 +70,23 @@ def test_decode_says_what_it_cannot_do(
     assert words in err
     (tmp_path / "out.npy").write_bytes(b"mine")
     assert "out.npy exists; delete it" in run("decode", tmp_path / "labels", "-o", tmp_path / "out.npy")[2]
+
+
+@pytest.mark.parametrize("temperature", ["1e-30", "1e-3", "1000"])
+def test_decoded_probabilities_are_right_at_every_temperature_that_is_taken(
+    run: Run, tmp_path: Path, temperature: str
+) -> None:
+    wanted = np.array([[3e37, 0, -3e37], [1, 1, 0], [-(2.0**20), 5, 5]])
+    with LabelFile.create(
+        tmp_path / "labels",
+        rows=3,
+        row_bytes=12,
+        metadata={"codec": {"id": "raw", "dtype": "F32"}, "classes": 3},
+    ) as writer:
+        writer.write(0, wanted.astype("<f4").view(np.uint8))
+    assert run("decode", tmp_path / "labels", "-o", tmp_path / "out.npy", "--temperature", temperature)[0] == 0
+    softened = torch.from_numpy((wanted - wanted.max(1, keepdims=True)) / float(temperature)).softmax(1).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), softened, atol=1e-6)
 
 
 def test_fit_then_encode_is_encode(run: Run, fitting: Fitting, teacher: Path, tmp_path: Path) -> None:
@@ -121,17 +138,59 @@ def test_a_label_file_brings_its_recipe_along(run: Run, fitting: Fitting, tmp_pa
     raw = tmp_path / "raw.safetensors"
     LabelEncoder(Raw(CLASSES), side).encode(logits(ROWS), raw, metadata={"teacher": "t"})
     np.save(tmp_path / "logits.npy", logits(ROWS))
-    for index, arguments in enumerate(((raw,), (tmp_path / "logits.npy", "--like", raw))):
+    for index, arguments in enumerate(((raw,), (raw, "--like", raw), (tmp_path / "logits.npy", "--like", raw))):
         out = tmp_path / f"{index}"
         assert run("encode", *arguments, "-o", out, "--prior", "replay")[0] == 0
         assert fitting.sample.side is not None
         file = LabelFile(out)
         assert file.metadata["replay"]["recipe"] == recipe.to_json()
-        assert (file.metadata["epochs"], file.metadata["images"], file.metadata["teacher"]) == (100, 90, "t")
+        assert (file.metadata["epochs"], file.metadata["images"]) == (100, 90)
+        assert file.metadata.get("teacher") == (None if "logits" in str(arguments[0]) else "t")  # nobody said whose
         assert file.tensor("images.class").tolist() == side.classes.tolist()
     status, _, err = run("fit", tmp_path / "logits.npy", "-o", tmp_path / "codec", "--prior", "replay")
     assert status == 1
     assert "give side=, or --like" in err
+
+
+def test_labels_of_a_file_keep_their_own_teacher_whatever_they_are_like(run: Run, tmp_path: Path) -> None:
+    ours, like = tmp_path / "ours.safetensors", tmp_path / "like.safetensors"
+    for path, teacher in ((ours, "mine"), (like, "another")):
+        LabelEncoder(Raw(CLASSES)).encode(logits(90), path, metadata={"teacher": teacher})
+    for told, wanted in (((), "mine"), (("--teacher", "said"), "said")):
+        out = tmp_path / wanted
+        assert run("encode", ours, "-o", out, "--format", "int8", "--like", like, *told)[0] == 0
+        assert LabelFile(out).metadata["teacher"] == wanted
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(90, 9), (30, 3), (180, 18), (95, None)])
+def test_other_epochs_of_the_images_of_a_file_are_counted(
+    run: Run, tmp_path: Path, rows: int, epochs: int | None
+) -> None:
+    like = tmp_path / "like.safetensors"
+    LabelEncoder(Raw(CLASSES)).encode(logits(90), like, metadata={"images": 10, "epochs": 9})
+    np.save(tmp_path / "logits.npy", logits(rows))
+    order = ("encode", tmp_path / "logits.npy", "-o", tmp_path / "out", "--format", "raw", "--like", like)
+    assert run(*order)[0] == 0
+    facts = LabelFile(tmp_path / "out").metadata
+    assert (facts.get("images"), facts.get("epochs")) == (epochs and 10, epochs)
+
+
+@pytest.mark.parametrize("command", ["decode", "compare", "encode"])
+def test_a_prior_that_looks_at_images_is_not_for_the_command_line(run: Run, tmp_path: Path, command: str) -> None:
+    path = GOLDEN / "codecs" / "v1_vq_image.safetensors"
+    more = {"compare": ("--teacher", path)}.get(command, ("-o", tmp_path / "out"))
+    status, out, err = run(command, path, *more)
+    assert (status, out) == (1, "")
+    assert "its prior looks at the augmented images, and no option can give these: LabelDecoder takes them" in err
+
+
+def test_words_that_no_option_takes_are_refused_before_the_work(run: Run, teacher: Path, tmp_path: Path) -> None:
+    for told, words in (
+        (("--temperatures", "20,,5"), "argument --temperatures: numbers with commas between them, such as 4,20, not"),
+        (("--teacher", "resnet\udcff"), r"argument --teacher: 'resnet\udcff' is not UTF-8"),
+    ):
+        status, _, err = run("encode", teacher, "-o", tmp_path / "out", *told)
+        assert (status, words in err) == (2, True), err
 
 
 def test_options_that_would_be_ignored_are_refused(run: Run, teacher: Path, tmp_path: Path) -> None:

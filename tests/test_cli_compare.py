@@ -14,6 +14,7 @@ from conftest import Run
 from encoder_parts import logits
 
 from vqlabel import LabelFile
+from vqlabel.gaps import FEATURE, MISSING, bitmap
 
 ROWS = 9000
 
@@ -99,6 +100,24 @@ def test_compare_refuses_what_cannot_be_compared(run: Run, teacher: Path, tmp_pa
     run("encode", tmp_path / "other.npy", "-o", tmp_path / "other", "--format", "raw")
     status, _, err = run("compare", tmp_path / "other", "--teacher", teacher)
     assert (status, "has 100 rows, but the teacher's logits have 9000" in err) == (1, True)
+
+
+def test_other_rows_are_told_before_gaps_are_looked_for(run: Run, teacher: Path, tmp_path: Path) -> None:
+    gaps = {MISSING: bitmap(np.arange(100) == 3)}
+    facts = {"codec": {"id": "raw", "dtype": "F16"}, "classes": 10, "requires": [FEATURE]}
+    with LabelFile.create(tmp_path / "gaps", rows=100, row_bytes=20, tensors=gaps, metadata=facts) as writer:
+        writer.write(0, np.zeros((100, 20), np.uint8))
+    status, _, err = run("compare", tmp_path / "gaps", "--teacher", teacher)
+    assert (status, f"{tmp_path / 'gaps'} has 100 rows, but the teacher's logits have 9000" in err) == (1, True), err
+
+
+def test_a_name_that_is_no_text_is_drawn_too(run: Run, teacher: Path, tmp_path: Path) -> None:
+    path = labels_of(np.load(teacher), tmp_path / "labels\udcff")
+    status, _, err = run("compare", path, "--teacher", teacher, "--rows", 50, "--json", "--plot", tmp_path / "out.png")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    status, _, err = run("compare", path, "--teacher", teacher, "--plot", tmp_path)
+    assert (status, f"{tmp_path} is a folder: say the name of a picture in it" in err) == (1, True)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

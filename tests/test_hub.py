@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -247,6 +248,21 @@ def test_a_copy_that_fails_leaves_nothing(hub: Hub, run: Run, tmp_path: Path, mo
     monkeypatch.setattr("shutil.copyfile", full)
     assert "No space left" in refused(run, "pull", "me/labels", "-o", tmp_path / "to" / "out")
     assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_what_appears_during_a_pull_is_not_written_over(
+    hub: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copyfile = shutil.copyfile
+
+    def slowly(source: str, target: str) -> None:
+        copyfile(source, target)
+        (tmp_path / "out").write_text("mine")
+
+    run("push", GOOD, "me/labels")
+    monkeypatch.setattr("shutil.copyfile", slowly)
+    assert "out appeared while" in refused(run, "pull", "me/labels", "-o", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_path_on_the_hub_is_a_path(hub: Hub, run: Run) -> None:

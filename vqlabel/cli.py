@@ -60,7 +60,7 @@ def _add_makers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     encode.add_argument("--codec", help="what `vqlabel fit` made; without it a codec is fitted first")
     encode.add_argument("--format", choices=("vq", "raw", "int8", "topk"), help="how to store a label (vq)")
     encode.add_argument("--k", type=int, help="logits that topk keeps (10; of ids and log_probs, all)")
-    encode.add_argument("--teacher", metavar="NAME", help="which model made the logits, for the metadata")
+    encode.add_argument("--teacher", type=_name, metavar="NAME", help="which model made the logits, for the metadata")
     _add_fit_options(encode, like=True)
     encode.set_defaults(run=_later("commands", "encode"))
 
@@ -81,7 +81,7 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert.add_argument("--size", type=int, help="pixels of a side of the views (224)")
     convert.add_argument("--seed-of-order", type=int, default=42, help="that the order of the images was drawn by (42)")
     convert.add_argument("--tail", choices=("drop", "uniform"), help="what classes have that a sparse label leaves out")
-    convert.add_argument("--teacher", metavar="NAME", help="which model made the labels, for the metadata")
+    convert.add_argument("--teacher", type=_name, metavar="NAME", help="which model made the labels, for the metadata")
     convert.add_argument("--keep-going", action="store_true", help="pass over files that are damaged or not there")
     convert.add_argument("--check", action="store_true", help="compare both sides, afterwards or of a file that exists")
     _add_fit_options(convert, like=False)
@@ -202,4 +202,16 @@ def _add_hub(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers with commas between them, such as 4,20, not {text!r}") from None
+
+
+def _name(text: str) -> str:
+    """A name that can be kept in a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from vqlabel import told
+from vqlabel.arguments import check_number
 from vqlabel.codecs.base import Codec
 from vqlabel.encoder import LabelEncoder
 from vqlabel.file import LabelFile
 from vqlabel.fit_once import fitted_once, forget, mark
 from vqlabel.inspection import label_facts
 from vqlabel.known import Information
-from vqlabel.label_source import LabelSource
-from vqlabel.outputs import check_free, made_whole
+from vqlabel.outputs import check_free, check_not_begun, made_whole
 from vqlabel.progress import bar
 from vqlabel.ranks import Ranks
 from vqlabel.sources import Source, SparseSource
@@ -30,6 +30,7 @@ FIT_OPTIONS = (
     "bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory",
 )  # fmt: skip
 DECODED_AT_ONCE = 2**22  # logits
+TEMPERATURES = (1e-30, 1000)  # that the reciprocal is a float32 of; above those that labels are made for
 
 
 @contextmanager
@@ -54,6 +55,7 @@ def fit(options: argparse.Namespace) -> int:
     with ranks() as here:
         if here.rank == 0:
             check_free(options.out)
+            check_not_begun(options.out)
         encoder = fitted(options, told.source(options, options.logits), told.side(options))
         if here.rank == 0:
             encoder.save(options.out)
@@ -146,10 +148,10 @@ def fitted(options: argparse.Namespace, source: Source, side: Information | None
 def decode(options: argparse.Namespace) -> int:
     """Write the labels of some rows as .npy."""
     check_free(options.out)
-    source = LabelSource(LabelFile(options.file), tokens=told.tokens(options))
+    source = told.labels(LabelFile(options.file), told.tokens(options))
     rows, temperature = _rows(options.rows, len(source)), options.temperature
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f"--temperature must be above 0, got {temperature}")
+    if temperature is not None:
+        check_number("--temperature", temperature, *TEMPERATURES)
     step = max(1, DECODED_AT_ONCE // source.classes)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), source.classes)}
     shown = bar("decoding", len(rows), shown=True)
@@ -157,8 +159,9 @@ def decode(options: argparse.Namespace) -> int:
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(rows.start, rows.stop, step):
             part = source.read(range(start, min(start + step, rows.stop)))
-            labels = part if temperature is None else torch.softmax(part / temperature, dim=1)
-            out.write(labels.numpy().astype("<f4", copy=False).tobytes())
+            if temperature is not None:  # less the largest first: what overflows then has no probability anyway
+                part = torch.softmax((part - part.amax(1, keepdim=True)) / temperature, dim=1)
+            out.write(part.numpy().astype("<f4", copy=False).tobytes())
             advance(len(part))
         out.flush()
         os.fsync(out.fileno())

@@ -14,12 +14,11 @@ from vqlabel import told
 from vqlabel.codecs.topk import DROPPED
 from vqlabel.file import LabelFile
 from vqlabel.inspection import in_words
-from vqlabel.label_source import LabelSource
 from vqlabel.logits import check_finite
 from vqlabel.measure import TEMPERATURES, kl
-from vqlabel.outputs import check_folder
+from vqlabel.outputs import check_picture
 from vqlabel.sources import Source
-from vqlabel.terminal import safe
+from vqlabel.terminal import one_line, safe
 from vqlabel.tokens import TEXT
 
 AT_ONCE = 2**22  # logits
@@ -32,11 +31,13 @@ def compare(options: argparse.Namespace) -> int:
         raise ValueError(f"--rows must be at least 1, got {options.rows}")
     if options.plot:
         _pyplot()  # better missing now than after the work
-        check_folder(options.plot)
+        check_picture(options.plot)
     teacher = told.source(options, options.teacher)
     rows = np.random.default_rng(0).choice(len(teacher), min(options.rows, len(teacher)), replace=False)
     for path in options.files:
-        rows = rows[~LabelFile(path).missing(rows)]  # those that all of them have
+        file = LabelFile(path)
+        _check_same(path, "rows", len(file), len(teacher))
+        rows = rows[~file.missing(rows)]  # those that all of them have
     text = told.tokens(options)
     found = [rate(path, teacher, np.sort(rows), text) for path in options.files]
     found.sort(key=lambda entry: entry["all_in"])
@@ -55,10 +56,8 @@ def rate(path: str, teacher: Source, rows: NDArray[np.int64], text: NDArray[Any]
     text is the tokens of all positions, for files that are of a text and do not hold it.
     """
     file = LabelFile(path)
-    labels = LabelSource(file, tokens=text if TEXT in file.metadata else None)
-    for what, here, there in (("rows", len(labels), len(teacher)), ("classes", labels.classes, teacher.classes)):
-        if here != there:
-            raise ValueError(f"{path} has {here} {what}, but the teacher's logits have {there}")
+    labels = told.labels(file, text if TEXT in file.metadata else None)
+    _check_same(path, "classes", labels.classes, teacher.classes)
     if len(rows) == 0:
         raise ValueError(f"{path} has no rows to compare")
     sums, agree = np.zeros(len(TEMPERATURES)), 0
@@ -81,6 +80,11 @@ def rate(path: str, teacher: Source, rows: NDArray[np.int64], text: NDArray[Any]
         "kl": {f"{t:g}": mean for t, mean in zip(TEMPERATURES, means, strict=True)},
         "top1": agree / len(rows),
     }
+
+
+def _check_same(path: str, what: str, here: int, there: int) -> None:
+    if here != there:
+        raise ValueError(f"{path} has {here} {what}, but the teacher's logits have {there}")
 
 
 def _divergences(path: str, wanted: torch.Tensor, decoded: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -138,7 +142,8 @@ def _draw(found: list[dict[str, Any]], path: str) -> None:
     for entry in found:
         axes.axvline(entry["all_in"], color="0.9", zorder=0)
         place = (entry["all_in"], 1.01)
-        file = entry["file"] if len(entry["file"]) <= NAME else f"…{entry['file'][1 - NAME :]}"
+        file = one_line(entry["file"])  # no font has what does not print
+        file = file if len(file) <= NAME else f"…{file[1 - NAME :]}"
         name = axes.annotate(file, place, xycoords=("data", "axes fraction"), rotation=30, va="bottom")
         name.set_parse_math(False)  # a $ in a file's name is no formula
     axes.set(xscale="log", yscale="log", xlabel="bytes a label, all in", ylabel="mean KL to the teacher (nats)")

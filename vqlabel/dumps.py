@@ -35,7 +35,7 @@ class Matrix:
             raise ValueError(f"{path}: {name} has the shape {list(self.shape)!s:.80}, not {wanted}")
         self._dtype, self._bfloat = np.dtype(dtypes[entry["dtype"]]), entry["dtype"] == "BF16"
         size = math.prod(self.shape[1:]) * self._dtype.itemsize
-        if first < 0 or stop - first != size * self.shape[0]:
+        if not type(first) is type(stop) is int or first < 0 or stop - first != size * self.shape[0]:
             raise ValueError(f"{path}: the size of tensor {name!r} contradicts its shape; fetch the file again")
         self._rows = StoredRows(path, begin + first, self.shape[0], size)
 

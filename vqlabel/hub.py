@@ -14,7 +14,7 @@ from vqlabel._version import __version__
 from vqlabel.card import card, check_name, section, updated
 from vqlabel.errors import Corrupt, FormatError
 from vqlabel.file import LabelFile
-from vqlabel.outputs import check_free
+from vqlabel.outputs import check_free, name_whole
 from vqlabel.storage import PARTIAL
 from vqlabel.terminal import one_line, say
 
@@ -63,11 +63,11 @@ def _copy(path: str, out: str) -> None:
     partial = f"{out}.pull{PARTIAL}"  # not the name that a writer of `out` would use
     try:
         shutil.copyfile(path, partial)
-        os.replace(partial, out)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(partial)
         raise
+    name_whole(partial, out)
 
 
 def _sound(path: str) -> LabelFile:

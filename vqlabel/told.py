@@ -13,7 +13,7 @@ from vqlabel.errors import FormatError
 from vqlabel.file import LabelFile
 from vqlabel.keys import tier_of
 from vqlabel.known import Information
-from vqlabel.label_source import open_labels
+from vqlabel.label_source import LabelSource, open_labels
 from vqlabel.scene import side_of
 from vqlabel.sequences import KEY, MASK, STARTS, TOKENS, Sequences
 from vqlabel.side import NAMES
@@ -27,9 +27,25 @@ from vqlabel.tokens import TEXT, TokenInformation, fingerprint
 def source(options: argparse.Namespace, path: str) -> Source:
     """Source of the logits at a path; the text goes with labels that are of one and do not hold it."""
     file = _label_file(path)
-    if file is not None and options.text is not None and TEXT in file.metadata:
-        return open_labels(file, tokens=tokens(options))
+    if file is not None:
+        _check_readable(file)
+        if options.text is not None and TEXT in file.metadata:
+            return open_labels(file, tokens=tokens(options))
     return open_source(path, classes=getattr(options, "classes", None))
+
+
+def labels(file: LabelFile, text: NDArray[Any] | None) -> LabelSource:
+    """Labels of a file, decoded; text is its tokens, if it does not hold them."""
+    _check_readable(file)
+    return LabelSource(file, tokens=text)
+
+
+def _check_readable(file: LabelFile) -> None:
+    if tier_of(file) == "image":
+        raise ValueError(
+            f"{file.path}: its prior looks at the augmented images, and no option can give these: LabelDecoder takes "
+            "them, as images="
+        )
 
 
 def tokens(options: argparse.Namespace) -> NDArray[Any] | None:
@@ -85,19 +101,28 @@ def facts(side: Information | None) -> list[str]:
 
 def metadata(options: argparse.Namespace, source: Source) -> dict[str, Any]:
     """Metadata of the label file that are neither the codec's nor those of the rows."""
-    like = _like(options)
-    found: dict[str, Any] = {}
-    if like is not None:
-        whole = ("epochs", "images") if len(like) == source.rows else ()
-        carried = ("teacher", "tokenizer", *(("replay", *whole) if options.text is None else ()))
-        found = {key: like.metadata[key] for key in carried if key in like.metadata}
-        if "stored" in found.get("replay", {}) and not whole:
-            raise ValueError(
-                f"{like.path} has stored the views of its {len(like)} rows, but the logits have {source.rows}: are "
-                "they of other images, or of other epochs?"
-            )
+    like, own = _like(options), _label_file(options.logits)
+    found: dict[str, Any] = {} if like is None else _metadata_of(like, source.rows, of_text=options.text is not None)
+    if own is not None and "teacher" in own.metadata:  # and not like's: that may be of another teacher
+        found["teacher"] = own.metadata["teacher"]
     if options.teacher:
         found["teacher"] = options.teacher
+    return found
+
+
+def _metadata_of(like: LabelFile, rows: int, *, of_text: bool) -> dict[str, Any]:
+    """What a label file says of its rows, as far as it holds for so many rows."""
+    whole = ("epochs", "images") if len(like) == rows else ()
+    carried = ("tokenizer", *(("replay", *whole) if not of_text else ()))
+    found = {key: like.metadata[key] for key in carried if key in like.metadata}
+    if "stored" in found.get("replay", {}) and not whole:
+        raise ValueError(
+            f"{like.path} has stored the views of its {len(like)} rows, but the logits have {rows}: are they of other "
+            "images, or of other epochs?"
+        )
+    images = like.metadata.get("images", 0)
+    if not whole and not of_text and STARTS not in like.tensor_names and images and rows % images == 0:
+        found |= {"images": images, "epochs": rows // images}  # of the same images, more epochs or fewer
     return found
 
 

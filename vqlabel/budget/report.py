@@ -8,6 +8,7 @@ from typing import Any
 
 from vqlabel.budget import DATA_SETS, METHODS, Budget, budget
 from vqlabel.budget.ask import DataSet
+from vqlabel.outputs import check_picture
 
 OPTIONS = ("images", "epochs", "batch", "keep", "k", "bytes", "prior", "dtype", "block", "as_written")
 UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
@@ -25,6 +26,7 @@ def report(options: argparse.Namespace) -> int:
     """Print, and draw, what each method stores."""
     if options.plot:
         _pyplot()  # better missing now than after the table
+        check_picture(options.plot)
     dataset = _data_set(options)
     asked = {name: getattr(options, name) for name in OPTIONS}
     found = [budget(method, dataset, options.ipc, **asked) for method in options.method or METHODS]
@@ -41,6 +43,9 @@ def _data_set(options: argparse.Namespace) -> str | DataSet:
     if options.classes is None:
         if options.dataset is None:
             raise ValueError(f"say a data set, one of {', '.join(DATA_SETS)}, or --classes of one of your own")
+        if options.dataset not in DATA_SETS:
+            known = ", ".join(DATA_SETS)
+            raise ValueError(f"known data sets are {known}: say --classes of another, got {options.dataset!r:.80}")
         if options.image_bytes is not None:
             raise ValueError(f"--image-bytes go with --classes; those of {options.dataset!r:.80} are known")
         return str(options.dataset)
