@@ -122,6 +122,20 @@ def test_what_cannot_be_labelled_is_refused(made: Path, tmp_path: Path) -> None:
     assert "the teacher has 8 outputs, but" in refused(relabel.main, eight)
 
 
+def test_options_that_make_no_labels_are_refused_before_the_work(made: Path) -> None:
+    (made / "fixed.py").write_text(
+        "from torch import nn\ndef fixed(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes))\n"
+    )
+    for more, words in (
+        (("--epochs", "0"), "--epochs must be a whole number from 1 to"),
+        (("--batch-size", "0"), "--batch-size must be a whole number from 1 to"),
+        (("--teacher", f"{made / 'fixed.py'}:fixed", "--size", "9"), "the teacher takes no views of 9 x 9 pixels"),
+        (("-o", str(made / "nowhere" / "out")), "nowhere is not there: make the folder that out is to lie in"),
+        (("-o", f"{made}/new/"), "new/' names no file: say a name"),
+    ):
+        assert words in refused(relabel.main, command(made, "raw", "out", *more))
+
+
 # --- train
 
 

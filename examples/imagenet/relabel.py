@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,12 +29,14 @@ from examples.imagenet.models import (
     network,
 )
 from vqlabel import FormatError, LabelEncoder
+from vqlabel.arguments import check_whole
 from vqlabel.codecs.raw import Raw
 from vqlabel.codecs.topk import TopK
 from vqlabel.commands import ranks
 from vqlabel.data import Originals
 from vqlabel.fit_once import fitted_once, forget
 from vqlabel.images import Images
+from vqlabel.outputs import check_free
 from vqlabel.ranks import Ranks
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation
@@ -77,12 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def relabel(options: argparse.Namespace) -> None:
     """Label `epochs` views of each image."""
     here, device = Ranks.here(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if here.rank == 0 and os.path.exists(options.out):
-        raise FileExistsError(f"{options.out} exists; delete it or choose another name")
+    for name in ("epochs", "batch_size"):
+        check_whole(f"--{name.replace('_', '-')}", getattr(options, name), 1, 2**31)
+    if here.rank == 0:
+        check_free(options.out)
     folder = Folder(options.images, options.source_size, threads=options.threads)
     recipe = _recipe(options, len(folder))
     net = network(options.teacher, len(folder.names), weights=options.weights)
     teacher = Normalised(net, options.mean or MEAN, options.std or STD).to(device).eval()
+    _check_size(teacher, options.size)
     if here.rank == 0:
         _judge(teacher, folder, options.size, device)
     images = folder.in_memory() if options.in_memory else folder
@@ -104,6 +108,17 @@ def relabel(options: argparse.Namespace) -> None:
     if here.rank == 0:
         forget(options.out)
         print(f"{labels.path}: {len(labels):,} labels of {labels.row_bytes} bytes")
+
+
+@torch.no_grad()
+def _check_size(teacher: Normalised, size: int) -> None:
+    """ValueError for a network that only takes views of another size."""
+    try:
+        teacher(torch.zeros(1, 3, size, size, device=teacher.mean.device))
+    except (RuntimeError, AssertionError, ValueError) as error:  # whatever each of the libraries raises
+        raise ValueError(
+            f"the teacher takes no views of {size} x {size} pixels, which --size asks for: {error}"
+        ) from None
 
 
 def _recipe(options: argparse.Namespace, images: int) -> ReplayRecipe:
