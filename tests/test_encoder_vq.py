@@ -10,9 +10,9 @@ import pytest
 from encoder_parts import ranks, teacher_logits
 
 from vqlabel import LabelEncoder, LabelFile
+from vqlabel.label_source import LabelSource
 from vqlabel.replay import ReplayRecipe
 from vqlabel.side import SideInformation
-from vqlabel.label_source import LabelSource
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -289,7 +289,7 @@ def test_wrong_rows_and_wrong_side_information_are_told() -> None:
 
 def test_side_information_of_another_set_is_told_when_encoding(tmp_path: Path) -> None:
     other = SideInformation(np.arange(61) % CLASSES)
-    with pytest.raises(ValueError, match="row 60 is of image 60, but this prior knows 0 to 59"):
+    with pytest.raises(ValueError, match="its prior knows 60 images, but it lists the classes of 61"):
         LabelEncoder(fitted("replay"), other).encode(mixed_logits(90, CLASSES), tmp_path / "a")
 
 

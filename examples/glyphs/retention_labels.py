@@ -19,6 +19,7 @@ from examples.glyphs.retention_sources import Source
 from examples.glyphs.settings import Settings
 from examples.glyphs.student import Batch, plan
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
+from vqlabel.codecs.options import FitOptions
 from vqlabel.schedules import stored_rows
 
 BLOCK = 2_000  # rows that are decoded at a time
@@ -194,6 +195,8 @@ def _fit(source: Source, settings: Settings, labels: Labels, effort: float) -> L
     side = None if source.prior == "none" else labels.info
     logits = labels.logits[: _kept_rows(settings, source.keep)]
     options: dict[str, Any] = {"prior": source.prior, "form": source.form, "bytes_per_label": float(source.bytes)}
+    if source.form == "vqae":
+        options["width"] = max(FitOptions.width, source.bytes)  # each of its books speaks of a dimension, or more
     encoder = LabelEncoder.fit(logits, side=side, temperatures=(source.fit,), effort=effort, **options)
     return encoder.encode(logits, path, metadata={"teacher": labels.teacher})
 

@@ -34,7 +34,9 @@ def choose_layout(foundation: Foundation, options: FitOptions) -> Layout:
     if options.form == "auto" and form == "product":
         G = min(G, width)  # a dimension has little left to say to a second book
     if form == "product" and width < G:
-        raise ValueError(f"{G} product books need as many dimensions, but width is {width}; take fewer books")
+        raise ValueError(
+            f"{G} product books need as many dimensions, but width is {width}; take fewer books, or width={G}"
+        )
     if form == "residual":
         check_words(G, 2**nbits)
     owner = _owner(foundation, G) if form == "product" and G else ()

@@ -10,7 +10,7 @@ import torch
 
 from vqlabel.codecs.additive import fit_additive
 from vqlabel.codecs.choose import choose_layout, choose_width
-from vqlabel.codecs.closest import Closest
+from vqlabel.codecs.closest import WEIGHED, closest
 from vqlabel.codecs.descend import bounded
 from vqlabel.codecs.foundation import Foundation, Say, build
 from vqlabel.codecs.hybrid import Hybrid
@@ -68,7 +68,8 @@ def finish(foundation: Foundation, options: FitOptions, say: Say = lambda _: Non
     books = _books(foundation.points, layout, ranks, options.seed)
     prior = copy.deepcopy(foundation.prior)
     mean, look = foundation.spectrum.mean, foundation.look
-    search = Search(layout, mean, look, books, foundation.spread, prior, beam=options.beam)
+    weighed = options.temperatures if max(options.temperatures) <= WEIGHED else ()
+    search = Search(layout, mean, look, books, foundation.spread, prior, beam=options.beam, weighed=weighed)
     decoder = Decoder(foundation.sample.classes, layout, shape)
     _start(decoder, foundation, books, options.seed)
     steps = round(STEPS * options.effort) if options.form == "vqae" else 0
@@ -99,9 +100,9 @@ def _refit(
     refit(decoder, sample, codes, temperatures, steps=steps, rate=REFIT_RATE, seed=seed)
     if search.chooses:
         say("closer codes")
-        closest, points = Closest(decoder), torch.split(foundation.points, BLOCK)
+        judge, points = closest(decoder, search.weighed), torch.split(foundation.points, BLOCK)
         chosen = [
-            closest.choose(search.choices(part), logits, side)
+            judge.choose(search.choices(part), logits, side)
             for part, (logits, side) in zip(points, sample.blocks(), strict=False)  # a rank may have none
         ]
         say("refit to them")

@@ -18,6 +18,7 @@ from vqlabel.codecs.base import Read
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.priors import make_prior
 from vqlabel.codecs.stored import restore
+from vqlabel.errors import Corrupt
 from vqlabel.known import REGIMES, Side
 
 MAX_BEAM = 64
@@ -55,6 +56,7 @@ class Search:
     prior: nn.Module | None
     encoder: Encoder | None = None
     beam: int = 64  # rows of codes of which the decoder then takes the closest
+    weighed: tuple[float, ...] = ()  # temperatures at which classes then count by how likely they are
 
     def points(self, logits: torch.Tensor, side: Side | None) -> torch.Tensor:
         """What the books have to say [B, R]: the latent vector less the prior's guess, over the spread."""
@@ -97,6 +99,8 @@ class Search:
         """Everything, in float32, under names that begin with "search."."""
         named = {"mean": self.mean, "basis": self.basis, "books": self.books, "spread": self.spread}
         named["beam"] = torch.tensor([float(self.beam)])
+        if self.weighed:
+            named["temperatures"] = torch.tensor(self.weighed)
         if self.prior is not None:
             named |= {f"prior.{name}": weight for name, weight in self.prior.state_dict().items()}
         if self.encoder is not None:
@@ -106,13 +110,10 @@ class Search:
     @classmethod
     def load(cls, classes: int, layout: Layout, shape: PriorShape | None, read: Read) -> Search:
         """What `tensors` kept."""
-        try:
-            hidden = read("search.encoder.inner_bias").size
-        except KeyError:
-            hidden = 0
+        hidden, temperatures = (_size(read, name) for name in ("search.encoder.inner_bias", "search.temperatures"))
         sizes: dict[str, tuple[int, ...]] = {
             "mean": (classes,), "basis": (classes, layout.width), "books": layout.book_shape, "spread": (REGIMES,),
-            "beam": (1,),
+            "beam": (1,), **({"temperatures": (temperatures,)} if temperatures else {}),
         }  # fmt: skip
         with torch.device("meta"):  # sizes that a file claims take no memory before its tensors bear them out
             prior = make_prior(shape) if shape else None
@@ -130,7 +131,18 @@ class Search:
                 part.requires_grad_(False)
         beam = min(max(int(weights.pop("beam")), 1), MAX_BEAM)
         named = {name: weights[name] for name in ("mean", "basis", "books", "spread")}
-        return cls(layout, **named, prior=prior, encoder=encoder, beam=beam)
+        weighed = tuple(weights["temperatures"].tolist()) if temperatures else ()
+        if not all(0 < temperature <= 1000 for temperature in weighed):
+            raise Corrupt(f"tensor 'search.temperatures' holds {weighed!s:.80}, but temperatures are above 0")
+        return cls(layout, **named, prior=prior, encoder=encoder, beam=beam, weighed=weighed)
+
+
+def _size(read: Read, name: str) -> int:
+    """How many numbers a tensor has; 0 if there is none."""
+    try:
+        return read(name).size
+    except KeyError:
+        return 0
 
 
 def search_product(points: torch.Tensor, books: torch.Tensor, layout: Layout) -> torch.Tensor:

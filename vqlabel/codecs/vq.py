@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vqlabel import _native
 from vqlabel.codecs.base import Codec, Read
 from vqlabel.codecs.checks import check_logits, check_rows, check_settings, check_side, claimed
-from vqlabel.codecs.closest import Closest
+from vqlabel.codecs.closest import Closest, closest
 from vqlabel.codecs.layout import Layout, PriorShape
 from vqlabel.codecs.model import Decoder
 from vqlabel.codecs.search import Search
@@ -96,7 +96,7 @@ class VQ(Codec):
 
     @cached_property
     def _closest(self) -> Closest:
-        return Closest(self.decoder)
+        return closest(self.decoder, self.search.weighed if self.search else ())
 
     def decode(self, rows: NDArray[np.uint8], side: Side | None = None) -> torch.Tensor:
         """Logits float32 [B, C], on the device of the decoder."""
