@@ -6,7 +6,7 @@ namespace vqlabel {
 namespace {
 
 constexpr py::ssize_t kMost = py::ssize_t{1} << 16;  // of any size of a decoder but its classes
-constexpr float kLeastTemperature = 1e-30f, kMostTemperature = 1e30f;
+constexpr float kLeastTemperature = 1e-15f, kMostTemperature = 1e15f;  // as in kernels/_checks.py
 
 const float* floats(const py::array& array) { return static_cast<const float*>(array.data()); }
 
@@ -126,7 +126,7 @@ Output output_from_name(const std::string& name) {
 float checked_temperature(double temperature) {
     const auto T = static_cast<float>(temperature);
     if (T >= kLeastTemperature && T <= kMostTemperature) return T;
-    throw py::value_error("temperature must be 1e-30 to 1e30, got " + text(py::float_(temperature)));
+    throw py::value_error("temperature must be 1e-15 to 1e15, got " + text(py::float_(temperature)));
 }
 
 py::array decode_array(Decoder& decoder, const py::object& rows_in, const py::object& out_in, const std::string& output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,6 +16,7 @@ WIDEST = {torch.float16: 512, torch.bfloat16: 512, torch.float32: 128}  # column
 OUTPUTS = ("probs", "log_probs", "logits")
 KINDS = ("kl", "soft_ce", "mse_logits")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+COLDEST, HOTTEST = 1e-15, 1e15  # beyond, float32 ends, or padding (tables.PADDING) is no longer far below all logits
 
 
 class Terms(NamedTuple):
@@ -28,8 +29,8 @@ class Terms(NamedTuple):
 
 def check(
     rows: torch.Tensor, tables: Tables, h0: Optional, spread: Optional, temperature: float, *, lse: Optional = None
-) -> None:
-    """ValueError unless these are rows of these tables."""
+) -> float:
+    """The temperature as a float; ValueError unless these are rows of these tables."""
     B = len(rows) if rows.ndim else 0
     if rows.dtype != torch.uint8 or rows.shape != (B, tables.row_bytes):
         raise ValueError(f"rows must be uint8 [B, {tables.row_bytes}], got {rows.dtype} {list(rows.shape)}")
@@ -40,16 +41,23 @@ def check(
             raise ValueError(f"{name} is on {tensor.device}, but rows are on {rows.device}")
     if tables.device != rows.device:
         raise ValueError(f"rows are on {rows.device}, but the tables are on {tables.device}; move one of them")
-    check_temperature(temperature)
+    return check_temperature(temperature)
 
 
-def check_temperature(temperature: float) -> None:
-    """ValueError for what cannot divide logits, or wants a gradient, which no temperature gets."""
+def check_temperature(temperature: Any) -> float:
+    """It as a float, whoever's number it is; ValueError if it cannot divide logits, or wants a gradient: none gets one.
+
+    Kernels take floats, and a tensor would lend its shape and type to what it divides.
+    """
     if isinstance(temperature, torch.Tensor) and temperature.requires_grad:
         raise ValueError("a temperature gets no gradient here, but this one requires it: give temperature.item()")
     single = isinstance(temperature, torch.Tensor) and temperature.numel() == 1 and not temperature.is_complex()
-    if not (single or isinstance(temperature, Real)) or not 0 < temperature < math.inf:
+    found: Any = temperature.item() if single else temperature
+    if not isinstance(found, Real) or not 0 < found < math.inf:
         raise ValueError(f"temperature must be a finite number above 0, got {temperature!r:.80}")
+    if not COLDEST <= found <= HOTTEST:
+        raise ValueError(f"temperature must be 1e-15 to 1e15, got {found!r:.80}")
+    return float(found)
 
 
 def check_loss(
@@ -61,9 +69,9 @@ def check_loss(
     terms: tuple[float, float | None, str],
 ) -> Terms:
     """Terms with nothing left open; ValueError unless all fits together."""
-    temperature, own, kind = terms
-    check(rows, tables, h0, spread, temperature)
-    check_temperature(temperature if own is None else own)
+    given, given_own, kind = terms
+    temperature = check(rows, tables, h0, spread, given)
+    own = temperature if given_own is None else check_temperature(given_own)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if student.shape != (len(rows), tables.C):
@@ -73,7 +81,7 @@ def check_loss(
         )
     if student.device != rows.device or not student.is_floating_point():
         raise ValueError(f"student logits must be floats on {rows.device}, got {student.dtype} on {student.device}")
-    return Terms(temperature, temperature if own is None else own, kind)
+    return Terms(temperature, own, kind)
 
 
 def check_labels(

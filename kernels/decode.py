@@ -75,10 +75,10 @@ def decode(
     their logarithms "log_probs", or "logits", which know no temperature. dtype: float32 unless it or out says
     otherwise. lse [B]: the logsumexp of each row of logits / temperature, if it is known; labels then take one pass.
     """
-    check(rows, tables, h0, spread, temperature, lse=lse)
+    temperature = check(rows, tables, h0, spread, temperature, lse=lse)
     check_served(tables)
     dtype = check_labels(rows, tables, output, dtype, out)
-    labels = Labels(output, 1 / temperature, lse, out is None)
+    labels = Labels(output, 1 / temperature, None if lse is None else lse.contiguous(), out is None)
     out = empty_labels(len(rows), tables.C, dtype, rows.device) if out is None else out
     if len(rows):
         with on(rows.device):

@@ -26,7 +26,8 @@ def add_softmax(t, s, mt, zt, ms, zs, a, KL: tl.constexpr):
     powers = tl.exp(t)
     # t and s are measured from their largest, so what was summed before moves with these.
     a = tl.exp(down_t) * (a + zt * ((down_t if KL else 0.0) - down_s))
-    a += tl.sum(powers * ((t if KL else 0.0) - s), 1)
+    # A class without probability adds nothing, though s may be infinite: 0 times infinity is no number.
+    a += tl.sum(powers * tl.where(powers > 0, (t if KL else 0.0) - s, 0.0), 1)
     zt = tl.exp(down_t) * zt + tl.sum(powers, 1)
     zs = tl.exp(down_s) * zs + tl.sum(tl.exp(s), 1)
     return ht, zt, hs, zs, a

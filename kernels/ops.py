@@ -3,6 +3,10 @@
 On a GPU the Triton kernels; elsewhere, and for tables that they do not take, plain torch. Eager calls go straight
 there. Under torch.compile they become operators, `vqlabel::decode` and `vqlabel::loss`, that it does not look into:
 wrapped so, each call costs tens of microseconds more. Nothing here waits for the GPU, so CUDA graphs can hold it all.
+
+A temperature is a constant of what torch.compile makes: a step is compiled anew for each new one, up to the eight that
+are torch's `recompile_limit`. If a schedule has more, leave the loss out of what is compiled: torch.compile does not
+look into `vqlabel.losses.distillation_loss`, nor into what has `torch.compiler.disable`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 import torch
 
 from . import plain
-from ._checks import FLOATS, Optional, Terms, check, check_labels, check_loss, empty_labels, served
+from ._checks import FLOATS, Optional, Terms, check, check_labels, check_loss, check_temperature, empty_labels, served
 from .tables import Tables
 
 TABLES = "Tensor[] tensors, int[] sizes, str form, Tensor? h0, Tensor? spread"
@@ -34,9 +38,9 @@ def decode(
 ) -> torch.Tensor:
     """Labels [B, C]; `vqlabel.kernels.decode.decode` says of what. Without gradients."""
     if torch.compiler.is_compiling():
-        wanted = dtype or (torch.float32 if out is None else out.dtype)
+        wanted = check_labels(rows, tables, output, dtype, out)
         model = (*tables.parts(), h0, spread)
-        found: torch.Tensor = _decode_op(rows, *model, float(temperature), output, wanted, lse)
+        found: torch.Tensor = _decode_op(rows, *model, check_temperature(temperature), output, wanted, lse)
         return found if out is None else out.copy_(found)
     with torch.no_grad():
         return _decode(rows, tables, h0, spread, temperature, output, dtype, lse, out)
@@ -57,16 +61,17 @@ def loss(
     own = temperature if student_temperature is None else student_temperature
     if torch.compiler.is_compiling():
         model = (*tables.parts(), h0, spread)
-        found: torch.Tensor = _loss_op(student, rows, *model, float(temperature), float(own), kind)[0]
+        temperatures = check_temperature(temperature), check_temperature(own)
+        found: torch.Tensor = _loss_op(student, rows, *model, *temperatures, kind)[0]
         return found
-    given: dict[str, Any] = {"h0": h0, "spread": spread, "temperature": temperature, "student_temperature": own}
     if _has_kernel(rows, tables, student):
         from . import loss as kernels
 
-        return kernels.loss(student, rows, tables, kind=kind, **given)
-    check_loss(student, rows, tables, h0, spread, (temperature, own, kind))
+        given: dict[str, Any] = {"temperature": temperature, "student_temperature": own, "kind": kind}
+        return kernels.loss(student, rows, tables, h0=h0, spread=spread, **given)
+    given = check_loss(student, rows, tables, h0, spread, (temperature, own, kind))._asdict()
     given |= {name: tensor.detach() for name, tensor in (("h0", h0), ("spread", spread)) if tensor is not None}
-    return plain.loss(student, rows, tables, kind=kind, **given)
+    return plain.loss(student, rows, tables, **given)
 
 
 def _has_kernel(rows: torch.Tensor, tables: Tables, student: Optional = None) -> bool:
@@ -84,13 +89,13 @@ def _decode(
     lse: Optional,
     out: Optional,
 ) -> torch.Tensor:
-    given: dict[str, Any] = {"h0": h0, "spread": spread, "temperature": temperature, "output": output, "lse": lse}
+    given: dict[str, Any] = {"h0": h0, "spread": spread, "output": output, "lse": lse}
     if _has_kernel(rows, tables):
         from . import decode as kernels
 
-        return kernels.decode(rows, tables, dtype=dtype, out=out, **given)
-    check(rows, tables, h0, spread, temperature, lse=lse)
-    found = plain.decode(rows, tables, **given, dtype=check_labels(rows, tables, output, dtype, out))
+        return kernels.decode(rows, tables, temperature=temperature, dtype=dtype, out=out, **given)
+    T = check(rows, tables, h0, spread, temperature, lse=lse)
+    found = plain.decode(rows, tables, temperature=T, dtype=check_labels(rows, tables, output, dtype, out), **given)
     return found if out is None else out.copy_(found)
 
 

@@ -95,9 +95,10 @@ def loss_of_logits(
     if kind == "mse_logits":
         return (s - t).var(1, unbiased=False)
     log_p, log_q = torch.log_softmax(t, 1), torch.log_softmax(s, 1)
-    if kind == "kl":
-        return torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
-    return -(log_p.exp() * log_q).sum(1)
+    p = log_p.exp()
+    told = log_p - log_q if kind == "kl" else -log_q
+    # A class without probability adds nothing, though it may be infinitely far: 0 times infinity is no number.
+    return (p * told.masked_fill(p == 0, 0)).sum(1)
 
 
 def gradient(

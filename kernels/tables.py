@@ -102,7 +102,7 @@ def make_tables(tensors: Mapping[str, torch.Tensor], layout: Any, *, dtype: torc
     weight = tensors["weight"]
     order, groups, D = _order(layout, R)
     places = torch.tensor(order, device=weight.device)
-    x = torch.cat([_columns(weight[:, :R], places)] * layout.linear + [weight[:, R * layout.linear :]], 1)
+    x = torch.cat([_columns(weight[:, :R], places), weight[:, R:]], 1) if layout.linear else weight
     rows, X = _class_rows(C), padded(x.shape[1])
     units = X - len(order) * layout.linear if H else 0
     inner = tensors["inner"] if H else weight.new_zeros(0, R)

@@ -35,6 +35,7 @@ CASES = [
     Case(hidden=9, R=17),
     Case(hidden=70, R=33, form="residual", C=20),
     Case(hidden=6, linear=False, prior=False),
+    Case(hidden=3, linear=False, R=17),
     Case(hidden=40, linear=False, form="residual", G=2, nbits=14, B=1),
     Case(G=0, hidden=3, C=5),
     Case(R=150, G=24, nbits=2, C=9, B=2),
@@ -146,6 +147,33 @@ def test_with_the_logsumexp_at_hand_one_pass_is_enough(C: int, monkeypatch: pyte
     torch.testing.assert_close(found, plain.decode(drawn.rows, tables, **drawn.given, temperature=T, lse=lse))
 
 
+def test_the_logsumexp_need_not_lie_in_one_piece() -> None:
+    drawn = Drawn(Case(), DEVICE)
+    arguments, known = (drawn.rows, drawn.tables(torch.float32)), torch.tensor([3.0, 4.0, 5.0], device=DEVICE)
+    column = torch.stack([known, known + 9], 1)[:, 0]
+    assert torch.equal(kernels.decode(*arguments, lse=column), kernels.decode(*arguments, lse=known))
+    same = known[:1].expand(3)
+    assert torch.equal(kernels.decode(*arguments, lse=same), kernels.decode(*arguments, lse=same.clone()))
+
+
+@pytest.mark.parametrize("C", [7, 1100])
+@pytest.mark.parametrize("hot", [1e-15, 1e15])
+def test_labels_at_extreme_temperatures_are_those_of_torch(C: int, hot: float) -> None:
+    drawn = Drawn(Case(C=C), DEVICE)
+    arguments = drawn.rows, drawn.tables(torch.float32)
+    found = kernels.decode(*arguments, **drawn.given, temperature=hot)
+    torch.testing.assert_close(found, plain.decode(*arguments, **drawn.given, temperature=hot))
+    torch.testing.assert_close(found.sum(1).cpu(), torch.ones(3))
+
+
+@pytest.mark.parametrize("four", [torch.tensor(4), torch.tensor([4.0]), torch.tensor([[4.0]], dtype=torch.float64)])
+def test_a_temperature_may_be_a_tensor_of_one_number(four: torch.Tensor) -> None:
+    drawn = Drawn(Case(), DEVICE)
+    arguments = drawn.rows, drawn.tables(torch.float32)
+    found = kernels.decode(*arguments, **drawn.given, temperature=four)
+    assert torch.equal(found, kernels.decode(*arguments, **drawn.given, temperature=4.0))
+
+
 def test_many_classes_are_split_and_put_together() -> None:
     drawn = Drawn(Case(C=1100, R=20, B=2), DEVICE)
     tables = drawn.tables(torch.float16)
@@ -207,6 +235,8 @@ def test_wrong_arguments_are_refused_with_their_shapes() -> None:
         ("rows are on .*, but the tables are on meta", {"tables": elsewhere}),
         ("temperature must be a finite number above 0, got 0", {"temperature": 0.0}),
         ("temperature must be a finite number above 0, got nan", {"temperature": float("nan")}),
+        ("temperature must be 1e-15 to 1e15, got 1e-16", {"temperature": 1e-16}),
+        (r"temperature must be 1e-15 to 1e15, got 2e\+16", {"temperature": 2e16}),
         ("output must be one of probs, log_probs, logits, got 'p'", {"output": "p"}),
         ("labels can be float32, float16 or bfloat16, not torch.int8", {"dtype": torch.int8}),
         (r"out must be torch.float32 \[2, 7\] on .*, got torch.float32 \[2, 5\]", {"out": h0.float()}),

@@ -22,6 +22,7 @@ CASES = [
     Case(nbits=8, G=4, R=23, C=130, B=17),
     Case(hidden=9, R=17, C=40, B=1),
     Case(hidden=6, linear=False, prior=False),
+    Case(hidden=3, linear=False, R=17),
     Case(C=1000, nbits=8, R=48),
 ]
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
@@ -164,6 +165,37 @@ def test_a_class_that_the_student_rules_out_costs_infinitely_much() -> None:
     assert torch.isinf(found).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("kind", ["kl", "soft_ce"])
+@pytest.mark.parametrize("loss", [kernels.loss, plain.loss])
+def test_a_class_that_teacher_and_student_rule_out_costs_nothing(loss: Any, kind: str) -> None:
+    drawn, out = Drawn(Case(C=10), DEVICE), slice(4, 5)
+    drawn.weights["bias"][out] = -6e4  # e to the power of which is 0
+    student = drawn.student.clone()
+    student[:, out] = -torch.inf
+    given = {**drawn.given, "temperature": T, "kind": kind}
+    found, gradient = with_gradient(student, lambda s: loss(s, drawn.rows, drawn.tables(torch.float32), **given))
+    without = Drawn(Case(C=10), DEVICE)
+    left = [c for c in range(10) if c != 4]
+    without.weights |= {name: without.weights[name][left] for name in ("weight", "bias")}
+    truth, slope = with_gradient(
+        student[:, left], lambda s: loss(s, drawn.rows, without.tables(torch.float32), **given)
+    )
+    torch.testing.assert_close(found, truth)
+    torch.testing.assert_close(gradient[:, left], slope, rtol=1e-4, atol=1e-6)
+    assert not gradient[:, out].any()
+
+
+@pytest.mark.parametrize("kind", ["kl", "soft_ce"])
+@pytest.mark.parametrize("hot", [1e-15, 1e15])
+def test_losses_at_extreme_temperatures_are_those_of_torch(kind: str, hot: float) -> None:
+    drawn = Drawn(Case(C=130), DEVICE)
+    tables, given = drawn.tables(torch.float32), {**drawn.given, "temperature": hot, "kind": kind}
+    found, gradient = with_gradient(drawn.student, lambda s: kernels.loss(s, drawn.rows, tables, **given))
+    truth, slope = with_gradient(drawn.student, lambda s: plain.loss(s, drawn.rows, tables, **given))
+    torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient * hot, slope * hot, rtol=1e-5, atol=1e-6)
+
+
 @EVERY_KIND
 def test_no_rows_have_no_losses(kind: str) -> None:
     drawn = Drawn(Case(B=0), DEVICE)
@@ -172,6 +204,14 @@ def test_no_rows_have_no_losses(kind: str) -> None:
     )
     assert losses.shape == (0,)
     assert gradient.shape == (0, 7)
+
+
+@pytest.mark.parametrize("four", [torch.tensor(4), torch.tensor([4.0]), torch.tensor([[4.0]], dtype=torch.float64)])
+def test_a_temperature_may_be_a_tensor_of_one_number(four: torch.Tensor) -> None:
+    drawn = Drawn(Case(), DEVICE)
+    arguments = drawn.student, drawn.rows, drawn.tables(torch.float32)
+    found = kernels.loss(*arguments, **drawn.given, temperature=four, student_temperature=four)
+    assert torch.equal(found, kernels.loss(*arguments, **drawn.given, temperature=4.0))
 
 
 def test_only_numbers_of_rows_are_kept_besides_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +240,7 @@ def test_wrong_arguments_are_refused_with_their_shapes() -> None:
         (r"rows must be uint8 \[B, 2\]", {"rows": rows[:, :1]}),
         ("temperature must be a finite number above 0, got -1", {"temperature": -1.0}),
         ("temperature must be a finite number above 0, got inf", {"student_temperature": float("inf")}),
+        ("temperature must be 1e-15 to 1e15, got 1e-16", {"student_temperature": 1e-16}),
         ("kind must be one of kl, soft_ce, mse_logits, got 'ce'", {"kind": "ce"}),
         ("columns of torch.float64 are more than the 0", {"tables": drawn.tables(torch.float64)}),
     ]

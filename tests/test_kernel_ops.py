@@ -69,6 +69,39 @@ def test_wrong_arguments_are_refused_before_anything_is_computed() -> None:
         ops.decode(drawn.rows, tables, temperature=0)
 
 
+def test_compiled_calls_refuse_a_temperature_that_wants_a_gradient() -> None:
+    drawn = Drawn(Case(), DEVICE)
+    tables = drawn.tables(torch.float32)
+    calls: list[Any] = [
+        lambda own: ops.loss(drawn.student, drawn.rows, tables, temperature=T, student_temperature=own),
+        lambda own: ops.loss(drawn.student, drawn.rows, tables, temperature=own, student_temperature=T),
+        lambda own: ops.decode(drawn.rows, tables, temperature=own),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="a temperature gets no gradient here"):
+            torch.compile(call, backend="aot_eager")(torch.tensor(3.0, requires_grad=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*Dynamo:UserWarning")
+def test_compiled_labels_go_only_where_they_fit() -> None:
+    drawn = Drawn(Case(), DEVICE)
+    tables = drawn.tables(torch.float32)
+
+    def decode(memory: torch.Tensor) -> torch.Tensor:
+        return ops.decode(drawn.rows, tables, **drawn.given, temperature=T, out=memory)
+
+    memory = torch.zeros(3, 7, device=DEVICE)
+    torch.compile(decode, backend="aot_eager", fullgraph=True)(memory)
+    torch.testing.assert_close(memory, plain.decode(drawn.rows, tables, **drawn.given, temperature=T))
+    for shape, dtype, words in (
+        ((2, 3, 7), torch.float32, "out must be"),
+        ((3, 7), torch.float64, "not torch.float64"),
+    ):
+        torch._dynamo.reset()
+        with pytest.raises(ValueError, match=words):
+            torch.compile(decode, backend="aot_eager")(torch.zeros(shape, dtype=dtype, device=DEVICE))
+
+
 def training(drawn: Drawn, dtype: torch.dtype, kind: str) -> tuple[torch.nn.Linear, Any]:
     """A student, and a function that makes the loss of a step from it."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from decoder_parts import CLASSES, KINDS, file_of, marked, views_of
 
 from vqlabel import LabelDecoder
 from vqlabel.losses import distillation_loss
+from vqlabel.schedules import StepTemperature
 from vqlabel.wanted import KINDS as LOSSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -155,6 +156,10 @@ def test_classes_that_the_labels_drop_add_nothing() -> None:
         ({"labels": torch.zeros(5, dtype=torch.int64)}, r"a teacher's logits \[B, C\], got torch.int64 \[5\]"),
         ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0"),
         ({"temperature": -1.0}, "got -1.0"),
+        ({"temperature": 1e-16}, "temperature must be 1e-15 to 1e15, got 1e-16"),
+        ({"temperature": 10**400}, "temperature must be 1e-15 to 1e15, got 10000"),
+        ({"student_temperature": torch.tensor(1e30)}, "temperature must be 1e-15 to 1e15, got 1"),
+        ({"temperature": StepTemperature(20, 0.5, every=1, floor=0)(2000)}, "finite number above 0, got 0.0"),
         ({"student_temperature": 0.0}, "got 0.0"),
         ({"student_temperature": "4"}, "temperature must be a finite number above 0, got '4'"),
         ({"student_temperature": torch.ones(2)}, r"above 0, got tensor\(\[1., 1.\]\)"),
@@ -171,11 +176,28 @@ def test_what_does_not_fit_is_said(given: dict[str, Any], words: str) -> None:
         distillation_loss(**{**defaults, **given})
 
 
-@pytest.mark.parametrize("four", [4, np.float32(4), np.int64(4), torch.tensor(4.0), torch.tensor([4])])
+FOURS = [4, np.float32(4), np.int64(4), torch.tensor(4.0), torch.tensor([4]), torch.tensor([[4.0]]).double()]
+
+
+@pytest.mark.parametrize("four", FOURS)
 def test_a_temperature_is_any_number(four: Any) -> None:
     labels, student = LabelDecoder(file_of("raw")).read(SOME), student_of()
     assert torch.equal(labels.kl(student, four, four), labels.kl(student, 4.0, 4.0))
     assert torch.equal(labels.probs(four), labels.probs(4.0))
+
+
+@pytest.mark.parametrize("kind", ["kl", "soft_ce"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_classes_that_a_teacher_rules_out_add_nothing(kind: str, masked: bool) -> None:
+    teacher, student = torch.randn(5, CLASSES), student_of()
+    teacher[:, 7:] = -torch.inf
+    logits = student.masked_fill(teacher.isinf(), -torch.inf) if masked else student
+    found = distillation_loss(logits, teacher, 4.0, kind=kind, reduction="none")
+    p, log_q = torch.softmax(teacher[:, :7] / 4, 1), torch.log_softmax(logits / 4, 1)[:, :7]
+    wanted = (p * ((p.log() if kind == "kl" else 0) - log_q)).sum(1)
+    torch.testing.assert_close(found, wanted)
+    slope = torch.autograd.grad(found.sum(), student, retain_graph=True)[0]
+    torch.testing.assert_close(slope, torch.autograd.grad(wanted.sum(), student)[0])
 
 
 def test_labels_on_another_device_than_the_student_are_named() -> None:

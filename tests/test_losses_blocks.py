@@ -138,6 +138,22 @@ def test_layers_make_no_tensor_larger_than_a_block_and_their_gradients(reduction
     assert largest.numbers == hidden.numel() < len(MANY) * CLASSES
 
 
+@pytest.mark.parametrize("four", [torch.tensor([[4.0]]), torch.tensor([4.0], dtype=torch.float64)])
+def test_a_temperature_lends_no_shape_or_type(four: torch.Tensor, reduction: str, two_rows: None) -> None:
+    teacher, (hidden, weight, _) = drawn(5, CLASSES, seed=1), layer(bias=False)
+
+    def found(T: Any) -> list[torch.Tensor]:
+        student = drawn(5, CLASSES)
+        losses = (
+            distillation_loss(student, teacher, T, T, reduction=reduction),
+            linear_distillation_loss(hidden, weight, teacher, T, T, reduction=reduction, block=2),
+        )
+        gradients = [torch.autograd.grad(x.sum(), of)[0] for x, of in zip(losses, (student, hidden), strict=True)]
+        return [*losses, *gradients]
+
+    torch.testing.assert_close(found(four), found(4.0), rtol=0, atol=0)
+
+
 # Losses of a last layer
 
 

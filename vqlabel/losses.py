@@ -112,10 +112,8 @@ def linear_distillation_loss(
 
 def _terms(temperature: float, student_temperature: float | None, kind: str) -> Terms:
     check_word("kind", kind, KINDS)
-    terms = Terms(temperature, temperature if student_temperature is None else student_temperature, kind)
-    for value in terms[:2]:
-        check_temperature(value)
-    return terms
+    found = check_temperature(temperature)
+    return Terms(found, found if student_temperature is None else check_temperature(student_temperature), kind)
 
 
 def check_student(student: torch.Tensor, labels: Labels) -> None:

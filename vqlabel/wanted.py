@@ -22,7 +22,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         check_word("output", self.output, OUTPUTS)
-        check_temperature(self.temperature)
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if not self.dtype.is_floating_point:
             raise ValueError(f"labels are floating-point numbers, not {self.dtype}")
 
