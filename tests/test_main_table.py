@@ -61,10 +61,11 @@ def results(grid: Grid = TINY, seeds: int = 2) -> dict[str, Any]:
 @pytest.mark.parametrize(("classes", "vqae", "k"), [(1000, (50, 67), (100, 50, 10)), (100, (5, 7), (10, 5, 1))])
 def test_sizes_follow_the_classes(classes: int, vqae: tuple[int, ...], k: tuple[int, ...]) -> None:
     found = sources(classes)
-    assert len(found) == len(set(found)) == 12
+    assert len(found) == len(set(found)) == 15
     assert tuple(s.bytes for s in found if s.scheme == "vqae") == vqae
     assert tuple(s.k for s in found if s.scheme == "lpqld") == k
-    assert sorted(s.bytes for s in found if s.scheme == "vq") == [2, 4, 8, 16]
+    assert sorted(s.bytes for s in found if s.scheme == "vq") == [2, 4, 8, 8, 8, 16]
+    assert {s.scheme for s in found if s.schedule == "step"} == {"fp16", "vq", "lpqld"}
 
 
 def test_few_classes_have_no_source_twice() -> None:
@@ -119,7 +120,8 @@ def test_reasons_are_told() -> None:
     assert "| lpld | 0.5 | 7.25 |" in text
     assert "| random | 82.4 | -0.2 (2) | -0.9 (2) | -2.9 (2) |" in text
     assert "| lpld | all but the top k shuffled | 69.4 (2) | 69.4 (2) | 69.4 (2) |" in text
-    assert "| random | 18 | no law: the best exponent is at an end" in text  # made-up students follow none
+    # 6 sources of a fixed temperature; made-up students follow no law.
+    assert "| random | 18 | no law: the best exponent is at an end" in text
     assert f"| {20 * (1024 + 4 * 1) / 1e6:.2f} | " in text  # hard labels of the fewest images are not beaten
 
 
@@ -218,7 +220,7 @@ def test_the_command_runs_what_is_missing_and_nothing_twice(
         main.main(["run", *arguments, *few])
     assert rate.read(QUICK.settings.folder() / "main.json")["images"][repr(QUICK.of("noise", 1))]["steps"] == 0
     labels = ["fp16", "hard", "ours, prior replay, 2 B"]
-    expected = [f"random: {name}, T = 20, seed 0" for name in labels]
+    expected = [f"random: {name}, T = 20, seed 0" for name in (*labels, "fp16 + DKR")]
     assert ran == expected + [f"noise: {name}, T = 20, seed 0" for name in labels[:2]]
     capsys.readouterr()
     main.main(["list", *arguments, "--only", "16"])

@@ -53,7 +53,10 @@ def sources(classes: int) -> list[Source]:
     kept = [max(1, classes // share) for share in KEPT]
     lpqld = [Source("lpqld", k=k, keep=10, schedule="step", alignment="grid") for k in kept]
     one = Source("one", age=teacher.AGES[-1])
-    return list(dict.fromkeys([Source("fp16"), Source("hard"), *ours[1:2], *vqae, *ours, *lpqld, one]))
+    # What LPQLD's moving temperatures do for labels that are not cut off.
+    moving = [Source("fp16", schedule="step")]
+    moving += [Source("vq", "replay", 8, schedule="step", alignment=alignment) for alignment in ("none", "grid")]
+    return list(dict.fromkeys([Source("fp16"), Source("hard"), *ours[1:2], *vqae, *ours, *lpqld, *moving, one]))
 
 
 def cells(grid: Grid, seeds: int) -> Iterator[tuple[Settings, list[Cell]]]:

@@ -104,13 +104,15 @@ def pareto(results: dict[str, Any], grid: Grid) -> list[Point]:
 
 
 def _laws(results: dict[str, Any], grid: Grid) -> Iterator[str]:
-    found, rows = points(found_sets(results, grid), grid), []
-    for method, each in found.items():
+    rows, found = [], found_sets(results, grid).items()
+    still = {key: [e for e in each if e.source.schedule == "constant"] for key, each in found}
+    for method, each in points(still, grid).items():
         ours = [point for point in each if point[3].startswith(("ours", "hard", "fp16"))]
         if len({ipc for ipc, *_ in ours}) > 2:  # fewer sizes tell nothing of how the error falls
             columns = [np.array(column, np.float64) for column in list(zip(*ours, strict=True))[:3]]
             rows.append([method, str(len(ours)), str(retention_law.fit(*columns))])
     title = "Images or labels, first seed: I images a class, L bytes of labels an image; of hard, fp16 and our labels"
+    title += f" at T = {WARM:g}"
     yield from _table(title, ["images", "sets", "law, in points of accuracy"], rows)
 
 
