@@ -53,7 +53,7 @@ def check_temperature(temperature: Any) -> float:
         raise ValueError("a temperature gets no gradient here, but this one requires it: give temperature.item()")
     single = isinstance(temperature, torch.Tensor) and temperature.numel() == 1 and not temperature.is_complex()
     found: Any = temperature.item() if single else temperature
-    if not isinstance(found, Real) or not 0 < found < math.inf:
+    if not (single or isinstance(temperature, Real)) or not 0 < found < math.inf:
         raise ValueError(f"temperature must be a finite number above 0, got {temperature!r:.80}")
     if not COLDEST <= found <= HOTTEST:
         raise ValueError(f"temperature must be 1e-15 to 1e15, got {found!r:.80}")

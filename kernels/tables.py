@@ -119,6 +119,23 @@ def make_tables(tensors: Mapping[str, torch.Tensor], layout: Any, *, dtype: torc
     return Tables(*values, *(tensor.to(kind).contiguous() for tensor, kind in made.values()))
 
 
+def largest(tables: Tables, *, spread: float = 1.0, h0: float = 0.0) -> float:
+    """A bound on the numbers that kernels hold in the type of the tables, where a prior gives magnitudes up to these.
+
+    They are the tables' own, h and the hidden layer. Not finite if a table is not.
+    """
+    words = tables.bias.new_zeros(tables.latent_width)
+    if tables.form == "product":
+        words = tables.books.abs().amax(1).flatten().to(words.dtype)
+    elif tables.form == "residual":
+        words = tables.books.abs().reshape(tables.G, tables.K, -1).amax(1).sum(0, dtype=words.dtype)
+    parts = [tables.weight, h := spread * words + h0]
+    if tables.hidden:
+        inner = tables.inner.to(words.dtype).abs()
+        parts += [inner, inner @ h + tables.inner_bias.abs()]  # gelu makes nothing larger
+    return torch.stack([part.abs().amax().to(words.dtype) for part in parts]).max().item()
+
+
 def two_powers(width: int) -> tuple[int, int]:
     """The least a + b >= width where a >= b are powers of two from 16; b may be 0.
 

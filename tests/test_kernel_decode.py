@@ -11,9 +11,10 @@ import torch
 from compiled import count, reports
 from interpret import DEVICE
 from kernel_models import Case, Drawn, budget, error
+from torch.nn import functional
 from vqlabel.kernels import _launch, plain
 from vqlabel.kernels import decode as kernels
-from vqlabel.kernels.tables import make_tables, two_powers
+from vqlabel.kernels.tables import largest, make_tables, two_powers
 
 from vqlabel import reference
 
@@ -272,6 +273,25 @@ def test_widths_are_padded_to_two_powers() -> None:
         assert a >= 16
         assert b == 0 or 16 <= b <= a
         assert (a + b) <= max(16, width * 4 / 3 + 15)
+
+
+@EVERY
+def test_nothing_that_a_kernel_holds_is_beyond_the_bound(case: Case) -> None:
+    drawn = Drawn(case, DEVICE)
+    tables = drawn.tables(torch.float64)
+    h = plain.latent(drawn.rows, tables, **drawn.given)
+    held = [tables.weight, tables.inner, h]
+    if tables.hidden:
+        held.append(functional.gelu(functional.linear(h, tables.inner, tables.inner_bias)))
+    found = largest(tables, **{name: float(value.abs().max()) for name, value in drawn.given.items()})
+    assert max(float(part.abs().max()) for part in held if part.numel()) <= found * (1 + 1e-12)
+
+
+def test_a_table_that_is_not_finite_has_no_bound() -> None:
+    for name in ("books", "weight", "inner"):
+        drawn = Drawn(Case(hidden=4), DEVICE)
+        drawn.weights[name] = drawn.weights[name] * 1e6
+        assert not largest(drawn.tables(torch.float16)) <= 65504
 
 
 def test_slices_are_as_wide_as_a_load() -> None:

@@ -181,8 +181,9 @@ def test_losses_of_a_layer_are_those_of_its_logits(kind: str, labels: str, block
     whole = distillation_loss(logits, packed, 4.0, 2.0, kind, **options)
     torch.testing.assert_close(apart, whole)
     scale = torch.linspace(-1, 2, 5) if reduction == "none" else torch.tensor(3.0)
+    atol = 3e-5 if labels == "image" else 1e-6  # convolutions of blocks of another size round otherwise
     for one, other in zip(*(torch.autograd.grad((r * scale).sum(), parts) for r in (apart, whole)), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=atol)
 
 
 @ALL

@@ -16,6 +16,7 @@ from vqlabel.codecs.base import Codec
 from vqlabel.codecs.corrections import correct
 from vqlabel.codecs.hybrid import Hybrid
 from vqlabel.codecs.model import Decoder
+from vqlabel.codecs.values import LARGEST_HALF
 from vqlabel.codecs.vq import VQ
 from vqlabel.known import Side
 from vqlabel.plain_loss import Teacher, plain_loss
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vqlabel.kernels.tables import Tables
 
 BACKENDS = ("auto", "reference")
+ROOM = 4  # times as large as in the first batch that is decoded, the guesses of a prior may be later
 
 
 class Path(ABC):
@@ -109,11 +111,8 @@ class PlainPath(Path):
     width = torch.float32  # of the tables
 
     def __init__(self, codec: VQ, device: torch.device) -> None:
-        from vqlabel.kernels.tables import make_tables
-
         self._decoder = copy.deepcopy(codec.decoder).to(device)
-        weights = {name: w.detach() for name, w in self._decoder.named_parameters() if not name.startswith("prior.")}
-        self.tables: Tables = make_tables(weights, codec.layout, dtype=self.width)
+        self.tables = self._tables_in(self.width)
 
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows."""
@@ -128,19 +127,27 @@ class PlainPath(Path):
         h0, spread = _guess(self._decoder, side, rows)
         return {"h0": h0, "spread": spread[:, 0]}
 
+    def _tables_in(self, dtype: torch.dtype) -> Tables:
+        from vqlabel.kernels.tables import make_tables
+
+        weights = {name: w.detach() for name, w in self._decoder.named_parameters() if not name.startswith("prior.")}
+        return make_tables(weights, self._decoder.layout, dtype=dtype)
+
     def _run(self, decode: Any, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         # Kernels write nothing wider than float32.
         narrow = torch.float32 if wanted.dtype == torch.float64 else wanted.dtype
         options: dict[str, Any] = {"temperature": wanted.temperature, "output": wanted.output, "dtype": narrow}
+        options |= self.guess(side, len(rows))
         with torch.autocast(rows.device.type, enabled=False):
-            labels: torch.Tensor = decode(rows, self.tables, **self.guess(side, len(rows)), **options)
+            labels: torch.Tensor = decode(rows, self.tables, **options)
         return labels.to(wanted.dtype)
 
 
 class KernelPath(PlainPath):
-    """Triton on a GPU."""
+    """Triton on a GPU: with tables of fp16, or of float32 where logits are so large that fp16 ends before them."""
 
     replays, width = True, torch.float16
+    _fitted = False  # whether the tables are known to be wide enough
 
     def __call__(self, rows: torch.Tensor, side: Side | None, wanted: Wanted) -> torch.Tensor:
         """Labels of these rows."""
@@ -152,9 +159,34 @@ class KernelPath(PlainPath):
         """Losses [B], without B x C labels in memory."""
         from vqlabel.kernels import ops
 
+        given = self.guess(side, len(rows))  # first, because it may widen the tables
+        if not self._serves(student):
+            return super().loss(student, rows, side, terms)
         with torch.autocast(rows.device.type, enabled=False):
-            found: torch.Tensor = ops.loss(student, rows, self.tables, **self.guess(side, len(rows)), **terms._asdict())
+            found: torch.Tensor = ops.loss(student, rows, self.tables, **given, **terms._asdict())
         return found
+
+    def guess(self, side: Side | None, rows: int) -> dict[str, torch.Tensor]:
+        """What the prior gives; the first time, tables become as wide as it asks for, which waits for the GPU."""
+        given = super().guess(side, rows)
+        if rows and not self._fitted:
+            self._fit(given)
+        return given
+
+    def _fit(self, given: dict[str, torch.Tensor]) -> None:
+        from vqlabel.kernels.tables import largest
+
+        sizes = {}
+        if given:
+            sizes = {"h0": ROOM * given["h0"].abs().max().item(), "spread": self._decoder.spread.abs().max().item()}
+        if not largest(self.tables, **sizes) <= LARGEST_HALF:
+            self.tables = self._tables_in(torch.float32)
+        self._fitted = True
+
+    def _serves(self, student: torch.Tensor) -> bool:
+        from vqlabel.kernels._checks import FLOATS, served
+
+        return served(self.tables) and student.dtype in FLOATS
 
 
 class CorrectedPath(Path):
