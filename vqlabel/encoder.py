@@ -25,6 +25,7 @@ from vqlabel.sources import open_source
 from vqlabel.storage import full_path
 from vqlabel.text import information_of
 from vqlabel.tokens import TokenInformation
+from vqlabel.torch_state import as_torch_starts
 
 MOST_MEMORY = 2**20  # GiB that a sample may be allowed
 
@@ -86,8 +87,9 @@ class LabelEncoder:
         say = _speaker(progress)
         sizes: dict[str, Any] = {"rows": rows, "held_out": held_out, "seed": asked.seed, "memory": memory}
         sample, held = draw(opened, side, tier=asked.prior, say=say, **sizes)
-        codec = fit(sample, asked, held if held.total else sample, say)
-        encoder = cls(codec, side, measure(codec, held) if held.total else None)
+        with as_torch_starts():
+            codec = fit(sample, asked, held if held.total else sample, say)
+            encoder = cls(codec, side, measure(codec, held) if held.total else None)
         encoder.temperatures = asked.temperatures
         return encoder
 
@@ -124,6 +126,7 @@ class LabelEncoder:
         ranks.wait()
         return LabelFile(plan.path)
 
+    @as_torch_starts()
     def save(self, path: PathLike, *, metadata: Mapping[str, Any] | None = None) -> None:
         """Keep a fitted codec: a label file without rows, with what only encoding needs. `load` takes it up again."""
         plan = self._plan(path, 0, metadata or {})

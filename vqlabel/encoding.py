@@ -25,6 +25,7 @@ from vqlabel.ranks import Ranks
 from vqlabel.sampling import view_bytes
 from vqlabel.sources import Source, SparseSource
 from vqlabel.storage import PARTIAL, opened, region_checksum
+from vqlabel.torch_state import as_torch_starts
 from vqlabel.writer import LabelWriter
 
 BLOCK_BYTES = 2**26  # of logits, or of what a prior looks at, in a block
@@ -141,7 +142,7 @@ class Blocks:
         side = None if self._side is None else self._side.of(numbers, tier=self._codec.tier)
         if len(rows) < self.size:
             logits = logits[torch.from_numpy(numbers - rows.start)]
-        with torch.no_grad():
+        with as_torch_starts(), torch.no_grad():
             return self._codec.encode(logits, side)[: len(rows)]
 
 

@@ -97,7 +97,8 @@ def view_bytes(side: Information | None, tier: str) -> int:
 
 def read_rows(source: Source, numbers: NDArray[np.int64]) -> torch.Tensor:
     """Centred logits [n, C] of these rows in this order: float16 where the source is no finer, else float32."""
-    kept = torch.empty(len(numbers), source.classes, dtype=torch.float16 if source.dtype in HALVES else torch.float32)
+    dtype = torch.float16 if source.dtype in HALVES else torch.float32
+    kept = torch.empty(len(numbers), source.classes, dtype=dtype, device="cpu")
     order = np.argsort(numbers)  # each source likes to be read from front to back
     step = min(BLOCK, max(1, LOGITS_AT_ONCE // source.classes))
     for start in range(0, len(numbers), step):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vqlabel.codecs.base import Codec
 from vqlabel.errors import Corrupt, NewerVersion, about
+from vqlabel.torch_state import as_torch_starts
 
 if TYPE_CHECKING:
     from vqlabel.file import LabelFile
@@ -24,6 +25,7 @@ CODECS = {
 MAX_CLASSES = 2**24
 
 
+@as_torch_starts()
 def load_codec(file: LabelFile) -> Codec:
     """Codec that this file's rows decode with; a FormatError if the file does not describe one."""
     with about(file.path):
