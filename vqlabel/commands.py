@@ -30,7 +30,7 @@ FIT_OPTIONS = (
     "bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory",
 )  # fmt: skip
 DECODED_AT_ONCE = 2**22  # logits
-TEMPERATURES = (1e-30, 1000)  # that the reciprocal is a float32 of; above those that labels are made for
+TEMPERATURES = (1e-15, 1000)  # the least that divides logits anywhere here; the most that labels are made for
 
 
 @contextmanager
