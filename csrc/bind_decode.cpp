@@ -5,7 +5,7 @@
 namespace vqlabel {
 namespace {
 
-constexpr py::ssize_t kMost = py::ssize_t{1} << 16;  // of any size of a decoder but its classes
+constexpr py::ssize_t kMost = py::ssize_t{1} << 16;                    // of any size of a decoder but its classes
 constexpr float kLeastTemperature = 1e-15f, kMostTemperature = 1e15f;  // as in kernels/_checks.py
 
 const float* floats(const py::array& array) { return static_cast<const float*>(array.data()); }
