@@ -152,6 +152,7 @@ LAYERS = [
         "progress",
         "reference_top",
         "terminal",
+        "torch_state",
         "sources",
     ),
     ("kept",),
