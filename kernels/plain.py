@@ -98,7 +98,7 @@ def loss_of_logits(
     p = log_p.exp()
     told = log_p - log_q if kind == "kl" else -log_q
     # A class without probability adds nothing, though it may be infinitely far: 0 times infinity is no number.
-    return (p * told.masked_fill(p == 0, 0)).sum(1)
+    return (p * told.masked_fill_(p == 0, 0)).sum(1)
 
 
 def gradient(
