@@ -155,18 +155,24 @@ def largest(x: torch.Tensor, k: int) -> np.ndarray[Any, Any]:
     return np.array([sorted(sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]) for row in x.tolist()])
 
 
+def exit_status(*arguments: Any) -> int:
+    """Call the command line; get its exit status."""
+    from vqlabel.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(str(ended.value.code))
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Call the command line; get its exit status, output and error output."""
     monkeypatch.setenv("COLUMNS", "160")
 
     def call(*arguments: Any) -> tuple[int, str, str]:
-        from vqlabel.cli import main
-
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
+        ended = exit_status(*arguments)
         output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
+        return ended, output.out, output.err
 
     return call
 
@@ -200,3 +206,20 @@ def make_file(tmp_path: Path) -> Callable[..., tuple[Path, np.ndarray[Any, Any]]
         return path, data
 
     return make
+
+
+@pytest.fixture
+def sre2l(tmp_path: Path) -> Path:
+    """A set of 40 images and 8 epochs as SRe2L writes them."""
+    from foreign import write_sre2l
+
+    write_sre2l(tmp_path / "set", images=40, batch=16, epochs=8)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 40 images of 10 classes."""
+    from foreign import folder_of
+
+    return folder_of(tmp_path / "images", *(f"class{number % 10}/{number:03}.jpg" for number in range(40)))

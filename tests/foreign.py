@@ -1,10 +1,10 @@
-"""Sets as SRe2L, LPLD and LPQLD write them, and a reader as theirs is, made from the description of both."""
+"""Sets as SRe2L, LPLD, LPQLD and FKD write them, and a reader as theirs is, made from the description of both."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, RandomSampler
+
+QUICK = ("--effort", 0.02, "--rows", 200)  # options of a fit, for sets as small as these
 
 
 def batches_of(
@@ -136,3 +138,23 @@ def pillow_box(crop: list[float]) -> tuple[int, int, int, int]:
     top, left, height, width = crop
     edges = [round(edge) for edge in (top, left, top + height, left + width)]
     return edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]
+
+
+def write_fkd(folder: Path, names: Sequence[str] = ("c0/a", "c0/b", "c1/a")) -> None:
+    """Four crops of each image, two of five classes told."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        ids = np.stack([rng.permutation(5)[:2] for _ in range(4)])
+        values = rng.random((4, 2)) * 0.4
+        coords = np.tile(np.float32([0, 0, 0.5, 1]), (4, 1))
+        path = folder / "train" / f"{name}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([coords, np.zeros(4, bool), np.stack([ids, values], 1).astype(np.float16)], path)
+
+
+def folder_of(path: Path, *names: str) -> Path:
+    """A folder of images of these names; nobody looks into them."""
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"")
+    return path

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, exit_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +27,6 @@ from vqlabel.budget import stores as stores
 from vqlabel.budget.ask import Ask
 from vqlabel.budget.file import choose, prior_shape, shapes
 from vqlabel.budget.published import BEGIN, END, PUBLISHED, Published, table, write
-from vqlabel.cli import main
 from vqlabel.codecs import choose as choosing
 from vqlabel.codecs import foundation
 from vqlabel.codecs.model import Decoder
@@ -304,10 +303,9 @@ def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit status, output and error output of the command line."""
-    with pytest.raises(SystemExit) as caught:
-        main(["budget", *arguments])
+    ended = exit_status("budget", *arguments)
     output = capsys.readouterr()
-    return int(caught.value.code or 0), output.out, output.err
+    return ended, output.out, output.err
 
 
 def test_the_command_shows_every_method_on_80_columns(

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import GOLDEN
+from conftest import GOLDEN, exit_status
 from markdown_it import MarkdownIt
 
 from vqlabel import LabelFile
 from vqlabel.card import card, check_name, plain, section, updated
 from vqlabel.card_views import how_made
-from vqlabel.cli import main
 from vqlabel.replay import ReplayRecipe
 from vqlabel.terminal import one_line
 from vqlabel.view_layout import ViewLayout
@@ -254,7 +253,5 @@ def test_names_on_the_hub_are_plain() -> None:
 
 
 def test_card_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["card", str(GOOD)])
-    assert caught.value.code == 0
+    assert exit_status("card", GOOD) == 0
     assert capsys.readouterr().out == card(LabelFile(GOOD))

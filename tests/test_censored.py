@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import exit_status
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from vqlabel import LabelDecoder, LabelEncoder
 from vqlabel.censored import SMOOTHED, TopKSource
-from vqlabel.cli import main
 from vqlabel.codecs.topk import TopK
 from vqlabel.sources import Source, open_source
 
@@ -203,15 +203,9 @@ def test_a_dump_may_be_of_any_floats(dtype: torch.dtype, tmp_path: Path) -> None
     np.testing.assert_allclose(found, reference(ids, log_probs, C), rtol=0.03, atol=3e-3)
 
 
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return int(str(ended.value.code))
-
-
 def test_topk_stores_what_is_told_as_it_is_told(tmp_path: Path) -> None:
     path, ids, log_probs = dump(tmp_path, "npz")
-    assert run("encode", path, "-o", tmp_path / "labels", "--format", "topk", "--classes", C) == 0
+    assert exit_status("encode", path, "-o", tmp_path / "labels", "--format", "topk", "--classes", C) == 0
     decoder = LabelDecoder(tmp_path / "labels")
     assert decoder.file.metadata["codec"] == {"id": "topk", "k": K, "tail": "uniform", "values": "P16"}
     rows = np.arange(N)
@@ -222,20 +216,20 @@ def test_topk_stores_what_is_told_as_it_is_told(tmp_path: Path) -> None:
 
 def test_topk_does_not_forget_in_silence_what_is_typical(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, *_ = dump(tmp_path, "npz", typical=TYPICAL)
-    assert run("encode", path, "-o", tmp_path / "labels", "--format", "topk") == 1
+    assert exit_status("encode", path, "-o", tmp_path / "labels", "--format", "topk") == 1
     assert "no typical distribution: leave it out of the file" in capsys.readouterr().err
 
 
 def test_the_command_fits_a_codec_on_a_dump(tmp_path: Path) -> None:
     path, *_ = dump(tmp_path, "npz")
     options = ["--bytes", "2", "--effort", "0.01", "--temperatures", "1"]
-    assert run("encode", path, "-o", tmp_path / "labels", "--classes", C, *options) == 0
+    assert exit_status("encode", path, "-o", tmp_path / "labels", "--classes", C, *options) == 0
     assert LabelDecoder(tmp_path / "labels").classes == C
 
 
 def test_of_a_dump_topk_may_keep_fewer(tmp_path: Path) -> None:
     path, *_ = dump(tmp_path, "npz")
-    assert run("encode", path, "-o", tmp_path / "labels", "--classes", C, "--format", "topk", "--k", 2) == 0
+    assert exit_status("encode", path, "-o", tmp_path / "labels", "--classes", C, "--format", "topk", "--k", 2) == 0
     assert LabelDecoder(tmp_path / "labels").file.metadata["codec"]["k"] == 2
 
 

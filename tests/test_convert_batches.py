@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import exit_status
 from foreign import crops, pillow_box, rows_of, write_lpqld, write_sre2l
 from torch.utils.data import DataLoader
 
 from vqlabel import LabelDecoder
-from vqlabel.cli import main
 from vqlabel.convert import Imported, Options, detect, open_foreign
 from vqlabel.convert.order import listed_order
 from vqlabel.convert.view_columns import pixels_of
@@ -95,9 +95,7 @@ def test_crops_of_images_of_many_sizes_stay_fractions(tmp_path: Path) -> None:
 
 def test_a_loader_gives_the_labels_in_their_order_for_any_batch_size(tmp_path: Path) -> None:
     order = write_sre2l(tmp_path / "set", epochs=2)
-    with pytest.raises(SystemExit) as ended:
-        main(["convert", str(tmp_path / "set"), str(tmp_path / "a.safetensors"), "--size", "32", "--check"])
-    assert ended.value.code == 0
+    assert exit_status("convert", tmp_path / "set", tmp_path / "a.safetensors", "--size", 32, "--check") == 0
     decoder = LabelDecoder(tmp_path / "a.safetensors")
     sampler = ReplaySampler(decoder, shuffle="stored")
     images = torch.zeros(50, 1, 32, 32, dtype=torch.uint8)
@@ -116,7 +114,7 @@ def test_a_loader_gives_the_labels_in_their_order_for_any_batch_size(tmp_path: P
 def test_views_are_pillows_to_one_level_of_255(tmp_path: Path) -> None:
     image_module = pytest.importorskip("PIL.Image")
     order = write_sre2l(tmp_path / "set", mix=None, images=12, batch=5)
-    main_quietly("convert", tmp_path / "set", tmp_path / "a.safetensors", "--size", 32)
+    assert exit_status("convert", tmp_path / "set", tmp_path / "a.safetensors", "--size", 32) == 0
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     dataset = DistilledDataset(images, LabelDecoder(tmp_path / "a.safetensors"))
     for number, ids in enumerate(order[0]):
@@ -148,7 +146,7 @@ def test_lpqld_rows_are_what_its_reader_gives(k: int | None, tmp_path: Path) -> 
     flat = write_lpqld(tmp_path / "set", k=k, stop=7)
     found = opened(tmp_path / "set", tmp_path, classes=100)
     assert (found.kind, found.images, len(found.source)) == ("lpqld", 50, 150)
-    main_quietly("convert", tmp_path / "set", tmp_path / "a.safetensors", "--size", 32, "--classes", 100)
+    assert exit_status("convert", tmp_path / "set", tmp_path / "a.safetensors", "--size", 32, "--classes", 100) == 0
     decoder = LabelDecoder(tmp_path / "a.safetensors")
     for number, ids in enumerate(flat):
         rows = decoder.rows(number // 3, ids)
@@ -224,12 +222,6 @@ def test_a_list_may_be_written_in_any_layout_and_damage_is_named(tmp_path: Path)
         path.write_text(text)
         with pytest.raises(ValueError, match=r"list.json (is|lists)"):
             listed_order(str(path))
-
-
-def main_quietly(*arguments: Any) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    assert ended.value.code == 0
 
 
 def damaged(folder: Path, how: str) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import exit_status
 from distillkit_sets import Position, check_kept, open_set
 
 from vqlabel import LabelDecoder
-from vqlabel.cli import main
 from vqlabel.convert.distillkit_records import DECODED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,12 +33,6 @@ def change(path: Path, column: str, sequence: int, what: Any) -> None:
     columns = pq.read_table(path).to_pydict()
     columns[column][sequence] = what(columns[column][sequence])
     sets.write(path, columns)
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return int(str(ended.value.code))
 
 
 def test_rows_are_the_positions_that_have_a_label(tmp_path: Path) -> None:
@@ -62,7 +56,7 @@ def test_sets_with_a_label_for_each_token_have_no_mask(tmp_path: Path) -> None:
 
 def test_labels_of_sequences_leave_out_each_last_position(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets.save(tmp_path / "set", CONFIG, MADE, spare=1)
-    assert run("convert", tmp_path / "set", tmp_path / "labels", "--check") == 0
+    assert exit_status("convert", tmp_path / "set", tmp_path / "labels", "--check") == 0
     assert "all 10 labels are the same to the last bit" in capsys.readouterr().out
     decoder = LabelDecoder(tmp_path / "labels")
     assert len(decoder) == 10
@@ -87,10 +81,10 @@ def test_a_file_of_another_set_is_told_apart(tmp_path: Path, capsys: pytest.Capt
     sets.save(tmp_path / "set", CONFIG, [sets.sequences(CONFIG, [3, 2])], spare=1)
     sets.save(tmp_path / "other", CONFIG, [sets.sequences(CONFIG, [2, 3])], spare=1)
     sets.save(tmp_path / "full", CONFIG, [sets.sequences(CONFIG, [3, 2])])
-    assert run("convert", tmp_path / "set", tmp_path / "labels") == 0
-    assert run("convert", tmp_path / "other", tmp_path / "labels", "--check") == 1
+    assert exit_status("convert", tmp_path / "set", tmp_path / "labels") == 0
+    assert exit_status("convert", tmp_path / "other", tmp_path / "labels", "--check") == 1
     assert "tensor sequences.kept is not what the set says" in capsys.readouterr().out
-    assert run("convert", tmp_path / "full", tmp_path / "labels", "--check") == 1
+    assert exit_status("convert", tmp_path / "full", tmp_path / "labels", "--check") == 1
     assert "it has 3 rows, the set 5" in capsys.readouterr().out
 
 
@@ -208,7 +202,7 @@ def test_damage_to_the_first_sequence_leaves_the_others(tmp_path: Path, capsys: 
     with pytest.raises(ValueError, match=r"data_0.parquet: 3 of 7 positions cannot be read: sequence 0 and on: it is"):
         open_set(tmp_path / "set")
     check_kept(open_set(tmp_path / "set", keep_going=True), [None, None, *FLAT[2:]])
-    assert run("convert", tmp_path / "set", tmp_path / "labels", "--keep-going", "--check") == 0
+    assert exit_status("convert", tmp_path / "set", tmp_path / "labels", "--keep-going", "--check") == 0
     assert "all 8 labels are the same to the last bit" in capsys.readouterr().out
     decoder = LabelDecoder(tmp_path / "labels")
     assert decoder.file.missing(np.arange(10)).tolist() == [True, True] + [False] * 8
@@ -221,7 +215,7 @@ def test_labels_of_a_damaged_set_become_small_too(options: list[Any], tmp_path: 
     made = [sets.sequences(CONFIG, [40, 30], seed) for seed in range(2)]
     made[0][1][3] = sets.with_ids(made[0][1][3], 3, 3)
     sets.save(tmp_path / "set", CONFIG, made, spare=1)
-    assert run("convert", tmp_path / "set", tmp_path / "labels", "--keep-going", "--check", *options) == 0
+    assert exit_status("convert", tmp_path / "set", tmp_path / "labels", "--keep-going", "--check", *options) == 0
     decoder = LabelDecoder(tmp_path / "labels")
     assert len(decoder) == 136
     assert np.flatnonzero(decoder.file.missing(np.arange(136))).tolist() == [42]

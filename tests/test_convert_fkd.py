@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import exit_status
 from numpy.typing import NDArray
 
 from vqlabel import LabelDecoder
-from vqlabel.cli import main
 from vqlabel.convert import Imported, Options, detect, fkd_spool, open_foreign
 from vqlabel.stored import StoredViews
 from vqlabel.view_layout import ViewLayout
@@ -311,9 +311,7 @@ def test_absurd_sizes_are_not_believed(tmp_path: Path) -> None:
 
 def test_the_command_converts_a_set_and_finds_no_difference(tmp_path: Path) -> None:
     paths, out = write(tmp_path / "set", [[2, 3], [3]], half=True), tmp_path / "labels.safetensors"
-    with pytest.raises(SystemExit) as ended:
-        main(["convert", str(tmp_path / "set"), str(out), "--classes", str(C), "--check"])
-    assert ended.value.code == 0
+    assert exit_status("convert", tmp_path / "set", out, "--classes", C, "--check") == 0
     decoder = LabelDecoder(out)
     wanted = recovered(torch.load(paths[1], weights_only=False)[2][2], "top-k")
     np.testing.assert_allclose(decoder([7]).numpy()[0], wanted, atol=1e-6)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import exit_status
 from numpy.typing import NDArray
 
 from vqlabel import LabelDecoder
-from vqlabel.cli import main
 from vqlabel.convert import Imported, Options, detect, open_foreign, tinyvit_index, tinyvit_keys
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -308,9 +308,7 @@ def test_absurd_sizes_are_not_believed(tmp_path: Path) -> None:
 
 def test_the_command_converts_a_set_and_finds_no_difference(tmp_path: Path) -> None:
     path, out = write(tmp_path / "set"), tmp_path / "labels.safetensors"
-    with pytest.raises(SystemExit) as ended:
-        main(["convert", str(path), str(out), "--classes", str(C), "--check"])
-    assert ended.value.code == 0
+    assert exit_status("convert", path, out, "--classes", C, "--check") == 0
     told = slowly(path / "logits_top5_epoch2", 5)[sorted(NAMES)[8]]
     ids, values = np.frombuffer(told, "<i2", 5, 4), np.frombuffer(told, "<f2", 5, 14).astype(np.float64)
     wanted = np.full(C, (1 - values.sum()) / (C - 5))

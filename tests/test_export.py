@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from conftest import exit_status
 
 from vqlabel import Corrupt, LabelDecoder, LabelEncoder, export
-from vqlabel.cli import main
 from vqlabel.codecs.raw import Raw
 from vqlabel.codecs.topk import TopK
 from vqlabel.convert.distillkit_config import read_config
@@ -47,16 +47,10 @@ def make(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return int(str(ended.value.code))
-
-
 def read_back(path: Path, folder: Path, *options: object) -> LabelDecoder:
     """A file of the set that was made of a file."""
-    assert run("export", path, "--to", "distillkit", folder / "set", *options) == 0
-    assert run("convert", "--from", "distillkit", folder / "set", folder / "back.safetensors") == 0
+    assert exit_status("export", path, "--to", "distillkit", folder / "set", *options) == 0
+    assert exit_status("convert", "--from", "distillkit", folder / "set", folder / "back.safetensors") == 0
     return LabelDecoder(folder / "back.safetensors")
 
 
@@ -108,7 +102,7 @@ def test_labels_of_distillkit_survive_the_way_there_and_back_to_the_last_bit(spa
     config = sets.exact()
     made = [sets.sequences(config, [2, 0, 3, 1]), sets.sequences(config, [4])]
     sets.save(tmp_path / "first", config, made, spare=spare)
-    assert run("convert", tmp_path / "first", tmp_path / "labels.safetensors") == 0
+    assert exit_status("convert", tmp_path / "first", tmp_path / "labels.safetensors") == 0
     back, first = read_back(tmp_path / "labels.safetensors", tmp_path), LabelDecoder(tmp_path / "labels.safetensors")
     rows = np.arange(10 - 4 * spare)
     assert len(back) == len(first) == len(rows)
@@ -229,7 +223,7 @@ def test_what_cannot_be_exported_says_why(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run("export", make(codec, **about), "--to", "distillkit", tmp_path / "set", *options) == 1
+    assert exit_status("export", make(codec, **about), "--to", "distillkit", tmp_path / "set", *options) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import exit_status
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
 from vqlabel import LabelDecoder, LabelEncoder, LabelFile
-from vqlabel.cli import main
 from vqlabel.codecs.raw import Raw
 from vqlabel.data import DistilledDataset, ReplaySampler
 from vqlabel.errors import Corrupt
@@ -127,8 +127,6 @@ def written(path: Path, tensors: dict[str, Any]) -> LabelFile:
 
 def test_the_command_line_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labelled(tmp_path / "a.safetensors", [1])
-    with pytest.raises(SystemExit) as ended:
-        main(["decode", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.npy")])
-    assert ended.value.code == 1
+    assert exit_status("decode", tmp_path / "a.safetensors", "-o", tmp_path / "a.npy") == 1
     assert "has no label for row 1" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GOLDEN, ROOT, Run
+from conftest import GOLDEN, ROOT, Run, exit_status
 from hub_stub import TOKEN, Hub, Repo
 from huggingface_hub import constants
 
 from vqlabel import LabelFile
 from vqlabel.card import card, section
-from vqlabel.cli import main
 
 GOOD = GOLDEN / "v1_vq_g3x11.safetensors"
 LABELS = "labels.safetensors"
@@ -52,11 +51,10 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(each) for each in arguments])
+        ended = exit_status(*arguments)
         output = capfd.readouterr()
         lines = [line for line in re.split(r"[\r\n]+", output.err) if line and "%|" not in line]
-        return int(caught.value.code or 0), output.out, "\n".join(lines)
+        return ended, output.out, "\n".join(lines)
 
     return call
 

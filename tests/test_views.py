@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import exit_status
 from torch.utils.data import Dataset
 
 from vqlabel import LabelFile, reference
-from vqlabel.cli import main
 from vqlabel.replay import CUTMIX, MIXUP, ReplayRecipe
 from vqlabel.views import apply, check_fingerprint, fingerprint
 
@@ -87,9 +87,7 @@ def test_verify_tells_whether_the_images_are_the_ones(tmp_path: Path, capsys: py
         (IMAGES.flip(0), 1, "reference view 0 differs"),
     ):
         np.save(tmp_path / "images.npy", images.numpy())
-        with pytest.raises(SystemExit) as caught:
-            main(["verify", str(path), "--images", str(tmp_path / "images.npy")])
-        assert caught.value.code == status
+        assert exit_status("verify", path, "--images", tmp_path / "images.npy") == status
         output = capsys.readouterr()
         assert words in output.out + output.err
 
@@ -153,7 +151,5 @@ def test_hostile_recipes_are_one_line(
     with LabelFile.create(path, rows=0, row_bytes=1, metadata={"codec": {"id": "raw"}, "replay": replay}):
         pass
     np.save(tmp_path / "images.npy", IMAGES.numpy())
-    with pytest.raises(SystemExit) as caught:
-        main(["verify", str(path), "--images", str(tmp_path / "images.npy")])
-    assert caught.value.code == 1
+    assert exit_status("verify", path, "--images", tmp_path / "images.npy") == 1
     assert re.search(words, capsys.readouterr().err)

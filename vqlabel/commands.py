@@ -19,6 +19,7 @@ from vqlabel.encoder import LabelEncoder
 from vqlabel.file import LabelFile
 from vqlabel.fit_once import fitted_once, forget, mark
 from vqlabel.inspection import label_facts
+from vqlabel.kernels._checks import COLDEST
 from vqlabel.known import Information
 from vqlabel.outputs import check_free, check_not_begun, made_whole
 from vqlabel.progress import bar
@@ -30,7 +31,7 @@ FIT_OPTIONS = (
     "bytes", "max_kl", "prior", "like", "temperatures", "form", "beam", "top", "effort", "seed", "rows", "memory",
 )  # fmt: skip
 DECODED_AT_ONCE = 2**22  # logits
-TEMPERATURES = (1e-15, 1000)  # the least that divides logits anywhere here; the most that labels are made for
+MOST_TEMPERATURE = 1000  # above those that labels are made for
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def decode(options: argparse.Namespace) -> int:
     source = told.labels(LabelFile(options.file), told.tokens(options))
     rows, temperature = _rows(options.rows, len(source)), options.temperature
     if temperature is not None:
-        check_number("--temperature", temperature, *TEMPERATURES)
+        check_number("--temperature", temperature, COLDEST, MOST_TEMPERATURE)
     step = max(1, DECODED_AT_ONCE // source.classes)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), source.classes)}
     shown = bar("decoding", len(rows), shown=True)

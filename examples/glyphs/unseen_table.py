@@ -18,7 +18,8 @@ def table(results: dict[str, Any], classes: int) -> Iterator[str]:
     found = _students(results, classes)
     if not found:
         return
-    yield "**Without test renderings that a face to learn from has too**: accuracy (seeds) and retention, per cent\n"
+    which = f"Of {classes:,} classes, without test renderings that a face to learn from has too"
+    yield f"**{which}**: accuracy (seeds) and retention, per cent\n"
     yield "| images | a class | labels | T | all renderings | without them |"
     yield "|---|---|---|---|---|---|"
     for (method, ipc, name, temperature), runs in found.items():

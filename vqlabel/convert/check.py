@@ -14,14 +14,13 @@ from vqlabel.convert.imported import Imported
 from vqlabel.convert.spooled import let_go
 from vqlabel.decoder import LabelDecoder
 from vqlabel.gaps import MISSING, bitmap
-from vqlabel.measure import kl
+from vqlabel.measure import TEMPERATURES, kl
 from vqlabel.progress import bar
 from vqlabel.sources import SparseSource
 from vqlabel.terminal import one_line
 
 AT_ONCE = 2**22  # logits
 ROWS_AT_ONCE = 2**20  # of columns
-TEMPERATURES = (1.0, 4.0, 20.0)
 
 
 def check(found: Imported, path: str) -> int:
